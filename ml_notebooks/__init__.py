@@ -1,0 +1,23 @@
+"""A notebook-first machine-learning workspace. Generated from the notebooks in `nbs/library`."""
+
+__version__ = "0.1.0"
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submodules=[
+        "cli",
+        "dashboards",
+        "data",
+        "errors",
+        "evaluation",
+        "features",
+        "logs",
+        "monitoring",
+        "pipelines",
+        "settings",
+        "training",
+        "workspace",
+    ],
+)
