@@ -104,7 +104,7 @@ class MissingExtra(MLNotebooksError, ImportError):
             f"Install it with `pip install 'ml-notebooks[{extra}]'`.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #b7a565ec
+# %% ../nbs/library/01_errors.ipynb #4e1bbf80
 class UnknownTable(MLNotebooksError, KeyError):
     """A table is not in the warehouse."""
 
@@ -121,7 +121,7 @@ class InvalidTableName(MLNotebooksError, ValueError):
         super().__init__(
             "A table is named `schema.table`, in lower-case letters, digits and underscores.",
             f"Found `{table}`.",
-            "Take one of the schemas raw, clean, features, predictions or ops, for example `raw.orders`.",
+            "Name its schema (raw, clean, features, predictions, ops) and itself, as in `raw.orders`.",
         )
 
 
