@@ -305,7 +305,7 @@ def _write(wh: Warehouse, table: str, data: Data, mode: Mode, keys: tuple[str, .
 def _newest(connection: duckdb.DuckDBPyConnection) -> int:
     return int(connection.execute("FROM lake.last_committed_snapshot()").fetchall()[0][0])
 
-# %% ../../nbs/library/data/03_warehouse.ipynb #83376321
+# %% ../../nbs/library/data/03_warehouse.ipynb #b2048fab
 @contextmanager
 def _transaction(wh: Warehouse, message: str) -> Iterator[None]:
     if wh.read_only:
@@ -318,7 +318,8 @@ def _transaction(wh: Warehouse, message: str) -> Iterator[None]:
         wh._writing = True
         try:
             yield
-            wh.connection.execute(f"CALL lake.set_commit_message({', '.join(map(quote, _signature(message)[:2]))}, extra_info => {quote(_signature(message)[2])})")
+            author, text, extra = map(quote, _signature(message))
+            wh.connection.execute(f"CALL lake.set_commit_message({author}, {text}, extra_info => {extra})")
             wh.connection.execute("COMMIT")
         except BaseException:
             _roll_back(wh.connection)
