@@ -269,7 +269,7 @@ class UntrustedModel(MLNotebooksError, ValueError):
             "Register it again from a run of this workspace.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #249791be
+# %% ../nbs/library/01_errors.ipynb #1d6a68f3
 class UnknownPipeline(MLNotebooksError, KeyError):
     """There is no such pipeline in this workspace."""
 
@@ -343,8 +343,9 @@ class StepFailed(MLNotebooksError, RuntimeError):
 
     def __init__(self, step: str, cell: int, error: str, notebook: str):
         self.step, self.cell = step, cell
+        where = f"in cell {cell}" if cell else "before its first cell"
         super().__init__(
-            f"Step `{step}` failed in cell {cell}.", error.rstrip(".") + ".", f"The cells up to there are kept in {notebook}."
+            f"Step `{step}` failed {where}.", error.rstrip(".") + ".", f"The cells up to there are kept in {notebook}."
         )
 
 
