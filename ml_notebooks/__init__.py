@@ -1,4 +1,8 @@
-"""A notebook-first machine-learning workspace. Generated from the notebooks in `nbs/library`."""
+"""A notebook-first machine-learning workspace: notebooks are the source, the documentation, the tests, the pipeline and the report.
+
+Modules:
+
+- `ml_notebooks.cli`: The command `mlnb`."""
 
 __version__ = "0.1.0"
 

@@ -6,9 +6,9 @@
 __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'SettingsError', 'NoWorkspace', 'WorkspaceExists',
            'MissingExtra', 'UnknownTable', 'InvalidTableName', 'UnknownSnapshot', 'BadQuery', 'BadData',
            'ReadOnlyWarehouse', 'WarehouseLocked', 'NewerWarehouse', 'WarehouseUnavailable', 'DiskFull',
-           'ContractBroken', 'EmptySample', 'OneClass', 'NaiveTime', 'UnknownModel', 'UntrustedModel',
-           'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook', 'NoParametersCell', 'UnknownParameter',
-           'BadParameter', 'StepFailed', 'KernelDied', 'PipelineBusy', 'PortTaken']
+           'ContractBroken', 'EmptySample', 'OneClass', 'NaiveTime', 'WrongExplanation', 'UnknownModel',
+           'UntrustedModel', 'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook', 'NoParametersCell',
+           'UnknownParameter', 'BadParameter', 'StepFailed', 'KernelDied', 'PipelineBusy', 'PortTaken']
 
 # %% ../nbs/library/01_errors.ipynb #7e4ca278
 from collections.abc import Iterable
@@ -208,7 +208,7 @@ class DiskFull(MLNotebooksError, OSError):
             "Free some space and run it again; what was published before stands.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #f45f6430
+# %% ../nbs/library/01_errors.ipynb #1c572491
 class ContractBroken(MLNotebooksError, ValueError):
     """Rows break a contract whose checks are of severity `error`."""
 
@@ -245,6 +245,17 @@ class NaiveTime(MLNotebooksError, ValueError):
             f"`{column}` of {table} must be an instant in UTC.",
             f"Its type is {found}, which names no time zone.",
             "Make a TIMESTAMPTZ of it once, in `clean`: `column AT TIME ZONE 'America/New_York'`.",
+        )
+
+
+class WrongExplanation(MLNotebooksError, ArithmeticError):
+    """Contributions to a prediction do not add up to it."""
+
+    def __init__(self, model: str, gap: float):
+        super().__init__(
+            f"The explanation of a {model} is wrong.",
+            f"Its contributions miss the model's output by up to {gap:.3g}.",
+            "Encode categories as numbers before the trees instead of using native categorical splits.",
         )
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIGNATURE', 'ALLOWED_TYPES', 'Registry', 'tracking_uri', 'open_registry', 'experiment', 'log_run', 'log_model',
-           'register', 'RegisteredModel', 'load_model']
+           'register', 'RegisteredModel', 'load_model', 'load_run_model']
 
 # %% ../../nbs/library/training/03_registry.ipynb #5e86acf8
 import os
@@ -236,7 +236,7 @@ class RegisteredModel:
     def __repr__(self) -> str:
         return f"RegisteredModel({self.name}, version {self.version}, {len(self.features)} features)"
 
-# %% ../../nbs/library/training/03_registry.ipynb #9fb25058
+# %% ../../nbs/library/training/03_registry.ipynb #7defb2ba
 def load_model(registry: Registry, name: str, alias: str = "champion") -> RegisteredModel:
     """The version of a model that carries an alias, its signature verified.
 
@@ -249,19 +249,26 @@ def load_model(registry: Registry, name: str, alias: str = "champion") -> Regist
     except MlflowException:
         known = [model.name for model in registry.client.search_registered_models()]
         raise UnknownModel(f"{name}@{alias}" if name in known else name, known) from None
-    with tempfile.TemporaryDirectory() as folder:
-        model = _load_verified(registry, name, version.run_id, folder)
-    return RegisteredModel(name, int(version.version), alias, version.run_id, model)
+    return RegisteredModel(name, int(version.version), alias, version.run_id, load_run_model(registry, version.run_id, name))
 
-# %% ../../nbs/library/training/03_registry.ipynb #3f1aa4ba
-def _load_verified(registry: Registry, name: str, run_id: str, folder: str) -> Any:
+# %% ../../nbs/library/training/03_registry.ipynb #450dfe02
+def load_run_model(
+    registry: Registry,
+    run_id: str,  # a run with a model
+    name: str = "",  # how messages call it; default the run
+) -> Any:  # the fitted pipeline
+    """The model of a run, its signature verified, whether or not it is registered.
+
+    Raises `UntrustedModel`.
+    """
     from skops.io import load
     from skops.io.exceptions import UntrustedTypesFoundException
 
     _, public = _key_pair(registry.workspace)
-    registry.client.download_artifacts(run_id, "", folder)
-    _verify(name, Path(folder) / "model", Path(folder) / SIGNATURE, public)
-    try:
-        return load(Path(folder) / "model" / "model.skops", trusted=list(ALLOWED_TYPES))
-    except UntrustedTypesFoundException as error:
-        raise UntrustedModel(name, str(error).splitlines()[0]) from error
+    with tempfile.TemporaryDirectory() as folder:
+        registry.client.download_artifacts(run_id, "", folder)
+        _verify(name or run_id, Path(folder) / "model", Path(folder) / SIGNATURE, public)
+        try:
+            return load(Path(folder) / "model" / "model.skops", trusted=list(ALLOWED_TYPES))
+        except UntrustedTypesFoundException as error:
+            raise UntrustedModel(name or run_id, str(error).splitlines()[0]) from error

@@ -1,0 +1,5 @@
+"""`python -m ml_notebooks` is `mlnb`."""
+
+from .cli import main
+
+main()

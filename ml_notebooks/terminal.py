@@ -1,0 +1,157 @@
+"""What `mlnb` prints: tables, JSON and the live display of a run. Written by hand, like `cli`."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from .pipelines.record import format_value
+
+if TYPE_CHECKING:
+    from .pipelines.ledger import Run, StepResult
+    from .pipelines.run import Observer
+    from .pipelines.spec import Pipeline, Step
+
+STYLES = {"succeeded": "green", "failed": "red", "running": "cyan", "ok": "green", "wrong": "red", "missing": "yellow"}
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can say it: instants in ISO form, no NaN."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "item"):
+        return plain(value.item())
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+def show(value: Any) -> str:
+    """`value` as a cell of a table."""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {show(item)}" for key, item in value.items())
+    value = plain(value)
+    return "" if value is None else format_value(value) if isinstance(value, float) else str(value)
+
+
+def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool, empty: str = "No rows.") -> None:
+    """Print rows as a table that fits the terminal, or as JSON."""
+    if as_json:
+        print(json.dumps(plain(list(rows)), indent=2, ensure_ascii=False))
+        return
+    if not rows:
+        print(empty)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        numbers = all(isinstance(row[column], int | float) for row in rows)
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(show(row[column]), style=STYLES.get(str(row[column]), "")) for column in columns))
+    console(sys.stdout).print(table)
+
+
+def console(stream: Any) -> Console:
+    """A console on `stream`; where it is no terminal, lines are not cut."""
+    return Console(file=stream) if stream.isatty() else Console(file=stream, width=10_000 if stream is sys.stdout else 120)
+
+
+def observer() -> "Observer":
+    """What shows a run: a live table in a terminal, a line a step elsewhere."""
+    return LiveDisplay() if sys.stdout.isatty() else Lines()
+
+
+def recorded(result: "StepResult") -> str:
+    """What a step recorded, in a line."""
+    return ", ".join(f"{name} {format_value(value)}" for name, value in result.records.items())
+
+
+class Lines:
+    """One line as each step begins and ends, for logs."""
+
+    def __init__(self) -> None:
+        self.began = ""
+
+    def run_started(self, run: "Run", pipeline: "Pipeline") -> None:
+        """Say which run it is."""
+        print(f"{pipeline.name}: {pipeline.title} (run {run.run})", flush=True)
+
+    def cell_started(self, step: "Step", cell: int, cells: int) -> None:
+        """Say that a step begins, at its first cell."""
+        if self.began != step.name:
+            self.began = step.name
+            print(f"  {step.name:<10} {cells} cells …", flush=True)
+
+    def step_finished(self, result: "StepResult") -> None:
+        """Say how a step ended."""
+        print(f"  {result.step:<10} {result.status:<10} {result.seconds:7.1f} s  {recorded(result)}", flush=True)
+
+    def run_finished(self, run: "Run") -> None:
+        """Say how the run ended."""
+        print(f"{run.status} after {run.seconds:.0f} s", flush=True)
+
+
+class LiveDisplay:
+    """A table that is drawn anew while the run goes on: step, status, cell, seconds, what it recorded."""
+
+    def __init__(self) -> None:
+        self.console = Console()
+        self.results: dict[str, StepResult] = {}
+        self.current, self.place, self.since = "", "", time.monotonic()
+
+    def run_started(self, run: "Run", pipeline: "Pipeline") -> None:
+        """Begin to draw."""
+        self.console.print(f"[bold]{pipeline.name}[/bold]  {pipeline.title}  [dim]run {run.run}[/dim]")
+        self.steps = [step.name for step in pipeline.steps]
+        self.live = Live(get_renderable=self.table, console=self.console, refresh_per_second=4)
+        self.live.start()
+
+    def cell_started(self, step: "Step", cell: int, cells: int) -> None:
+        """Remember where the step is."""
+        if self.current != step.name:
+            self.current, self.since = step.name, time.monotonic()
+        self.place = f"cell {cell}/{cells}"
+
+    def step_finished(self, result: "StepResult") -> None:
+        """Keep the step's result."""
+        self.results[result.step], self.current = result, ""
+
+    def run_finished(self, run: "Run") -> None:
+        """Draw a last time."""
+        self.live.stop()
+        self.console.print(f"[{STYLES[run.status]}]{run.status}[/] after {run.seconds:.0f} s")
+
+    def table(self) -> Table:
+        """The table as it is now."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("step", "status", "seconds", "recorded"):
+            table.add_column(column, justify="right" if column == "seconds" else "left", overflow="fold")
+        for name in self.steps:
+            table.add_row(*self.row(name))
+        return table
+
+    def row(self, name: str) -> tuple[str | Text, ...]:
+        """One step's row."""
+        if name in self.results:
+            result = self.results[name]
+            return name, Text(result.status, STYLES[result.status]), f"{result.seconds:.1f}", recorded(result)
+        if name == self.current:
+            return name, Text(self.place, STYLES["running"]), f"{time.monotonic() - self.since:.1f}", ""
+        return Text(name, "dim"), "", "", ""
