@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CellStarted', 'write_notebook', 'Engine', 'execute']
 
-# %% ../../nbs/library/pipelines/05_engine.ipynb #d22bc148
+# %% ../../nbs/library/pipelines/05_engine.ipynb #13e97c1e
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -16,6 +16,7 @@ import nbformat
 from papermill import execute_notebook
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
+from traitlets.config import Config
 
 # %% ../../nbs/library/pipelines/05_engine.ipynb #fa229f44
 CellStarted = Callable[[int, int], None]  # called with the number of the cell and of all cells
@@ -50,7 +51,10 @@ def write_notebook(notebook: Any, path: Path) -> None:
     finally:
         beside.unlink(missing_ok=True)
 
-# %% ../../nbs/library/pipelines/05_engine.ipynb #778e96b4
+# %% ../../nbs/library/pipelines/05_engine.ipynb #9eef753b
+_LOCAL = Config({"KernelManager": {"transport": "ipc"}})
+
+
 class Engine(NBClientEngine):
     """papermill's engine on nbclient, with whole saves, a callback and an environment."""
 
@@ -96,7 +100,7 @@ class Engine(NBClientEngine):
     ) -> None:
         """Run the cells in a kernel of their own."""
         client = PapermillNotebookClient(
-            nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, timeout=execution_timeout
+            nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, timeout=execution_timeout, config=_LOCAL
         )
         client.execute(**({"env": dict(env)} if env is not None else {}))
 
