@@ -111,10 +111,10 @@ class Settings(BaseSettings):
         """The environment before .env before what was read from settings.ini."""
         return env_settings, dotenv_settings, init_settings
 
-# %% ../nbs/library/02_settings.ipynb #c07e73bc
+# %% ../nbs/library/02_settings.ipynb #8d96defb
 def section_models() -> dict[str, type[Section]]:  # section -> its model
     """The sections that settings.ini may have."""
-    return {name: field.annotation for name, field in Settings.model_fields.items() if field.annotation is not None}
+    return {name: type(field.default) for name, field in Settings.model_fields.items()}
 
 
 def _is_secret(section: str, key: str) -> bool:
@@ -203,7 +203,7 @@ def _explain(error: ErrorDetails, origin: str) -> SettingsError:
     meaning = f" ({field.description})" if field is not None and field.description else ""
     return SettingsError(origin, key or section, found, error["msg"].removeprefix("Input should be ") + meaning)
 
-# %% ../nbs/library/02_settings.ipynb #7c42995e
+# %% ../nbs/library/02_settings.ipynb #eab37578
 def load_settings(
     root: Path,  # folder that holds settings.ini
     profile: str | None = None,  # a profile's name; default MLNB_PROFILE
@@ -225,7 +225,7 @@ def load_settings(
         if value != "":
             values.setdefault(section, {})[key] = value
     try:
-        return Settings(_env_file=root / ".env", **values)  # type: ignore[call-arg, arg-type]
+        return Settings(_env_file=root / ".env", **values)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         section, key = str(first["loc"][0]), str(first["loc"][1]) if len(first["loc"]) > 1 else ""

@@ -43,17 +43,20 @@ def quote(text: object) -> str:
     """`text` as an SQL string literal."""
     return "'" + str(text).replace("'", "''") + "'"
 
-# %% ../../nbs/library/data/02_catalog.ipynb #7449c069
+# %% ../../nbs/library/data/02_catalog.ipynb #367b55a5
 def attach_statement(
     workspace: Workspace,
     read_only: bool = False,
     snapshot: int | None = None,  # read as of this snapshot; default the newest
+    create: bool = False,  # whether to make a lake where there is none
 ) -> str:
     """The statement that attaches the workspace's lake under the name `lake`."""
     settings = workspace.settings.warehouse
     catalog = settings.catalog if is_postgres(settings) else f"sqlite:{workspace.path(settings.catalog)}"
     files = settings.data_path if is_remote(settings) else f"{workspace.path(settings.data_path)}/"
     options = [f"DATA_PATH {quote(files)}"]
+    if not create:
+        options.append("CREATE_IF_NOT_EXISTS false")  # another program's database is not made into a lake
     if not is_remote(settings):
         options.append("OVERRIDE_DATA_PATH true")  # so that a workspace can be moved
     if snapshot is not None:
@@ -98,18 +101,21 @@ def prepare_statements(workspace: Workspace) -> list[str]:
         )
     return statements
 
-# %% ../../nbs/library/data/02_catalog.ipynb #f7a2d87c
+# %% ../../nbs/library/data/02_catalog.ipynb #c48843a2
 def make_sqlite_catalog(path: Path) -> None:
     """An empty SQLite file in write-ahead mode at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in ("", "-wal", "-shm", "-journal"):  # of a process that was killed while it made one
+        path.with_name(path.name + leftover).unlink(missing_ok=True)
     connection = sqlite3.connect(path)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
     finally:
         connection.close()
 
-# %% ../../nbs/library/data/02_catalog.ipynb #bf6daf31
+# %% ../../nbs/library/data/02_catalog.ipynb #7a5d26e1
 SCHEMAS = ("raw", "clean", "features", "predictions", "ops")
+_RESERVED = {"main", "temp", "memory", "system", "lake", "information_schema", "pg_catalog"}  # the engine's own
 _TABLE_NAME = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 
 
@@ -118,6 +124,6 @@ def check_table_name(table: str) -> str:
 
     Raises `InvalidTableName` otherwise.
     """
-    if not _TABLE_NAME.fullmatch(table):
+    if not _TABLE_NAME.fullmatch(table) or table.partition(".")[0] in _RESERVED:
         raise InvalidTableName(table)
     return table

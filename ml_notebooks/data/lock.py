@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['holder', 'exclusive', 'write_lock']
 
-# %% ../../nbs/library/data/01_lock.ipynb #4b72d2f1
+# %% ../../nbs/library/data/01_lock.ipynb #6dbd289b
 import getpass
 import json
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def holder(
 def _holder_file(lock: Path) -> Path:
     return lock.with_name(lock.name + ".holder")
 
-# %% ../../nbs/library/data/01_lock.ipynb #5db3d336
+# %% ../../nbs/library/data/01_lock.ipynb #fedbf6d3
 @contextmanager
 def exclusive(
     lock: Path,  # file to lock; made when missing
@@ -56,7 +56,8 @@ def exclusive(
     except Timeout:
         raise error(lock, holder(lock), timeout) from None
     try:
-        _holder_file(lock).write_text(json.dumps(_me()), encoding="utf-8")
+        with suppress(OSError):  # on a full disk the holder stays unnamed
+            _holder_file(lock).write_text(json.dumps(_me()), encoding="utf-8")
         yield
     finally:
         _holder_file(lock).unlink(missing_ok=True)

@@ -45,7 +45,7 @@ def _metrics(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> dict[
         "log_loss": -(weights @ np.where(label == 1, np.log(clipped), np.log(1 - clipped))) / total,
     }
 
-# %% ../../nbs/library/evaluation/01_metrics.ipynb #27c63158
+# %% ../../nbs/library/evaluation/01_metrics.ipynb #ec000f2b
 @dataclass(frozen=True)
 class Evaluation:
     """Metrics of a model on some rows, each with its interval."""
@@ -55,11 +55,11 @@ class Evaluation:
     metrics: pd.DataFrame  # index: metric; value, low, high
 
     def __getitem__(self, metric: str) -> float:
-        return float(self.metrics.loc[metric, "value"])
+        return float(self.metrics["value"][metric])
 
     def interval(self, metric: str) -> tuple[float, float]:
         """Lower and upper end of the metric's interval."""
-        return float(self.metrics.loc[metric, "low"]), float(self.metrics.loc[metric, "high"])
+        return float(self.metrics["low"][metric]), float(self.metrics["high"][metric])
 
     def to_frame(self) -> pd.DataFrame:
         """The metrics with their intervals."""

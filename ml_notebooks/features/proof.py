@@ -70,7 +70,7 @@ def check_future(
     differs = _differs(*worlds)
     return FutureCheck(cut, len(differs), int(differs.any(axis=1).sum()), tuple(differs.columns[differs.any()]))
 
-# %% ../../nbs/library/features/03_proof.ipynb #b4245aee
+# %% ../../nbs/library/features/03_proof.ipynb #1059ee89
 def _compute(wh: Warehouse, view: FeatureView, query: str) -> str:
     table = f"temp.proof_{view.name}"
     wh.connection.execute(f"CREATE OR REPLACE TEMP TABLE proof_{view.name} AS {query}")
@@ -86,6 +86,6 @@ def _differs(whole: pd.DataFrame, past: pd.DataFrame) -> pd.DataFrame:
 def _same(a: pd.Series, b: pd.Series) -> pd.Series:
     missing = a.isna() & b.isna()
     if pd.api.types.is_numeric_dtype(a):
-        numbers = [s.to_numpy(dtype=float, na_value=np.nan) for s in (a, b)]
-        return missing | pd.Series(np.isclose(*numbers, rtol=1e-9, atol=1e-9), index=a.index)
+        first, second = (sample.to_numpy(dtype=float, na_value=np.nan) for sample in (a, b))
+        return missing | pd.Series(np.isclose(first, second, rtol=1e-9, atol=1e-9), index=a.index)
     return missing | (a == b).fillna(False).astype(bool)

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['CellStarted', 'write_notebook', 'Engine', 'execute']
 
-# %% ../../nbs/library/pipelines/05_engine.ipynb #13e97c1e
+# %% ../../nbs/library/pipelines/05_engine.ipynb #f3425ec0
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +53,7 @@ def write_notebook(notebook: Any, path: Path) -> None:
     finally:
         beside.unlink(missing_ok=True)
 
-# %% ../../nbs/library/pipelines/05_engine.ipynb #9eef753b
-_LOCAL = Config({"KernelManager": {"transport": "ipc"}})
-
-
+# %% ../../nbs/library/pipelines/05_engine.ipynb #f8eebde4
 class Engine(NBClientEngine):
     """papermill's engine on nbclient, with whole saves, a callback and an environment."""
 
@@ -96,31 +95,35 @@ class Engine(NBClientEngine):
         env: Mapping[str, str] | None = None,
         start_timeout: int = 60,
         execution_timeout: int | None = None,
+        log: Any = None,  # a file that gets what the kernel itself writes; default this process's standard error
         **kwargs: Any,
     ) -> None:
         """Run the cells in a kernel of their own."""
-        client = PapermillNotebookClient(
-            nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, timeout=execution_timeout, config=_LOCAL
-        )
-        client.execute(**({"env": dict(env)} if env is not None else {}))
+        started = {"env": dict(env) if env is not None else None, "stdout": log, "stderr": log}
+        with tempfile.TemporaryDirectory(prefix="mlnb-") as folder:
+            local = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+            client = PapermillNotebookClient(
+                nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, timeout=execution_timeout, config=local
+            )
+            client.execute(**{name: value for name, value in started.items() if value is not None})
 
 
 papermill_engines.register("mlnb", Engine)
 logging.getLogger("papermill").setLevel(logging.ERROR)
 
-# %% ../../nbs/library/pipelines/05_engine.ipynb #57caaaad
+# %% ../../nbs/library/pipelines/05_engine.ipynb #8c57c26c
 class _SavingEngine(Engine):
     """The engine, saving to a path that papermill itself does not know."""
 
     @classmethod
-    def execute_notebook(cls, nb: Any, kernel_name: str, save_to: str = "", output_path: str | None = None, **kwargs: Any) -> Any:
+    def execute_notebook(cls, nb: Any, kernel_name: str, output_path: str | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """Execute the cells of a notebook, saving to `save_to`."""
-        return super().execute_notebook(nb, kernel_name, output_path=save_to, **kwargs)
+        return super().execute_notebook(nb, kernel_name, kwargs.pop("save_to"), **kwargs)
 
 
 papermill_engines.register("mlnb-runner", _SavingEngine)
 
-# %% ../../nbs/library/pipelines/05_engine.ipynb #e883e962
+# %% ../../nbs/library/pipelines/05_engine.ipynb #7b5966cd
 def execute(
     notebook: Path,
     output: Path,  # where the executed notebook is kept; its folder exists
@@ -130,23 +133,26 @@ def execute(
     on_cell: CellStarted | None = None,
     start_timeout: int = 60,  # seconds
     cell_timeout: int | None = None,  # seconds
+    log: Path | None = None,  # a file that gets what the kernel itself writes
 ) -> Any:  # the executed notebook
     """Execute a notebook through papermill, in its own folder.
 
     Raises what papermill and nbclient raise: `PapermillExecutionError`, `DeadKernelError`, `CellTimeoutError`.
     """
-    return execute_notebook(
-        notebook,
-        None,
-        parameters=dict(parameters),
-        engine_name="mlnb-runner",
-        kernel_name=kernel,
-        language="python",
-        progress_bar=False,
-        cwd=notebook.parent,
-        start_timeout=start_timeout,
-        execution_timeout=cell_timeout,
-        save_to=str(output),
-        on_cell=on_cell,
-        env=env,
-    )
+    with log.open("ab") if log else nullcontext() as stream:
+        return execute_notebook(
+            notebook,
+            None,
+            parameters=dict(parameters),
+            engine_name="mlnb-runner",
+            kernel_name=kernel,
+            language="python",
+            progress_bar=False,
+            cwd=notebook.parent,
+            start_timeout=start_timeout,
+            execution_timeout=cell_timeout,
+            save_to=str(output),
+            on_cell=on_cell,
+            env=env,
+            log=stream,
+        )

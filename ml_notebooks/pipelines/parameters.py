@@ -49,7 +49,7 @@ def _comments(source: str) -> dict[int, str]:
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {token.start[0]: token.string.lstrip("# ").strip() for token in tokens if token.type == tokenize.COMMENT}
 
-# %% ../../nbs/library/pipelines/01_parameters.ipynb #8b9a79eb
+# %% ../../nbs/library/pipelines/01_parameters.ipynb #3742efb1
 def declared_parameters(
     source: str,  # text of the parameters cell
     where: str,  # how messages call the notebook
@@ -61,7 +61,7 @@ def declared_parameters(
     parameters, comments = [], _comments(source)
     for node in ast.parse(source).body:
         target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
-        if not isinstance(target, ast.Name) or node.value is None:
+        if not isinstance(node, ast.AnnAssign | ast.Assign) or not isinstance(target, ast.Name) or node.value is None:
             raise BadNotebook(where, f"Its parameters cell holds more than assignments: `{ast.unparse(node)}`.")
         try:
             default = ast.literal_eval(node.value)

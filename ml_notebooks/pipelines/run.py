@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Observer', 'Silent', 'run_pipeline']
 
-# %% ../../nbs/library/pipelines/07_run.ipynb #231fa587
+# %% ../../nbs/library/pipelines/07_run.ipynb #adbb5823
 import os
 import signal
 import threading
@@ -20,7 +20,7 @@ from ..data.lock import exclusive
 from ..data.warehouse import Warehouse, open_warehouse
 from ..errors import DiskFull, KernelDied, MLNotebooksError, PipelineBusy, StepFailed
 from ..logs import get_logger, redact
-from .ledger import Run, StepResult, new_run, write_run
+from .ledger import Run, Status, StepResult, new_run, write_run
 from .record import collect
 from .spec import Pipeline, Step, load_pipeline, with_parameters
 from ..settings import secret_values
@@ -58,10 +58,10 @@ class Silent:
     def run_finished(self, run: Run) -> None:
         """Say nothing."""
 
-# %% ../../nbs/library/pipelines/07_run.ipynb #3032ed5f
+# %% ../../nbs/library/pipelines/07_run.ipynb #9534213f
 def _environment(workspace: Workspace, run: Run, step: Step) -> dict[str, str]:
     ours = {"MLNB_HOME": str(workspace.root), "MLNB_PIPELINE": run.pipeline, "MLNB_RUN_ID": run.run, "MLNB_STEP": step.name}
-    return {**os.environ, **ours}
+    return {"OMP_WAIT_POLICY": "passive", **os.environ, **ours}
 
 
 def _execute(workspace: Workspace, run: Run, step: Step, output: Path, observer: Observer) -> Any:
@@ -77,6 +77,7 @@ def _execute(workspace: Workspace, run: Run, step: Step, output: Path, observer:
         on_cell=lambda cell, cells: observer.cell_started(step, cell, cells),
         start_timeout=settings.start_timeout,
         cell_timeout=settings.cell_timeout,
+        log=output.with_name("kernels.log"),
     )
 
 # %% ../../nbs/library/pipelines/07_run.ipynb #82ff07e4
@@ -94,7 +95,7 @@ def _explain(error: Exception, step: Step, cell: int, notebook: str) -> MLNotebo
         return DiskFull(f"The notebook of step `{step.name}`", str(error))
     return StepFailed(step.name, cell, f"{type(error).__name__}: {error}", notebook)
 
-# %% ../../nbs/library/pipelines/07_run.ipynb #8dc3a76b
+# %% ../../nbs/library/pipelines/07_run.ipynb #04ac5497
 def _run_step(workspace: Workspace, run: Run, step: Step, observer: Observer) -> tuple[StepResult, BaseException | None]:
     folder, started = workspace.path(run.report), datetime.now(timezone.utc)
     output, relative = folder / step.notebook.name, f"{run.report}/{step.notebook.name}"
@@ -110,7 +111,7 @@ def _run_step(workspace: Workspace, run: Run, step: Step, observer: Observer) ->
     records = _keep(output, step)
     seconds = (datetime.now(timezone.utc) - started).total_seconds()
     message = "" if problem is None else redact(_say(problem), secret_values(workspace.settings))
-    status = "succeeded" if problem is None else "failed"
+    status: Status = "succeeded" if problem is None else "failed"
     return StepResult(step.name, relative, status, started, round(seconds, 3), records, message), problem
 
 

@@ -124,7 +124,7 @@ def _make_key_pair(private: Path, public: Path) -> None:
     public.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
     private.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
 
-# %% ../../nbs/library/training/03_registry.ipynb #aed1802c
+# %% ../../nbs/library/training/03_registry.ipynb #8b0d4248
 SIGNATURE = "model.sig"  # beside the folder `model`
 
 
@@ -149,7 +149,7 @@ def _verify(name: str, model: Path, signature: Path, public: Path) -> None:
     try:
         config = verifying.Config().use_elliptic_key_verifier(public_key=public)
         config.set_hashing_config(_hashing()).verify(model, signature)
-    except Exception as error:  # noqa: BLE001 - whatever goes wrong here, the model is not to be trusted
+    except Exception as error:  # whatever goes wrong here, the model is not to be trusted
         reason = f"{str(error).partition(':')[0].strip().rstrip('.')}: its files are not the ones that were signed."
         raise UntrustedModel(name, reason) from error
 
@@ -236,7 +236,7 @@ class RegisteredModel:
     def __repr__(self) -> str:
         return f"RegisteredModel({self.name}, version {self.version}, {len(self.features)} features)"
 
-# %% ../../nbs/library/training/03_registry.ipynb #7defb2ba
+# %% ../../nbs/library/training/03_registry.ipynb #8db661db
 def load_model(registry: Registry, name: str, alias: str = "champion") -> RegisteredModel:
     """The version of a model that carries an alias, its signature verified.
 
@@ -249,7 +249,8 @@ def load_model(registry: Registry, name: str, alias: str = "champion") -> Regist
     except MlflowException:
         known = [model.name for model in registry.client.search_registered_models()]
         raise UnknownModel(f"{name}@{alias}" if name in known else name, known) from None
-    return RegisteredModel(name, int(version.version), alias, version.run_id, load_run_model(registry, version.run_id, name))
+    run = str(version.run_id)
+    return RegisteredModel(name, int(version.version), alias, run, load_run_model(registry, run, name))
 
 # %% ../../nbs/library/training/03_registry.ipynb #450dfe02
 def load_run_model(

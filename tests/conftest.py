@@ -1,0 +1,41 @@
+"""What several test files share: a workspace in which the flights pipeline has run, and the command line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ml_notebooks.workspace import create_workspace
+
+MLNB = [sys.executable, "-m", "ml_notebooks"]
+
+
+@pytest.fixture(scope="session")
+def mlnb():
+    """Call `mlnb` in a folder; returns the finished process."""
+
+    def call(*words, cwd, **environment):
+        env = {name: value for name, value in os.environ.items() if not name.startswith("MLNB_")} | environment
+        return subprocess.run([*MLNB, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def flights(tmp_path_factory, mlnb):
+    """A workspace in which `mlnb run flights` has run on all rows, and how that went."""
+    folder = tmp_path_factory.mktemp("flights") / "demo"
+    create_workspace(folder)
+    process = mlnb("run", "flights", cwd=folder)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return folder, process
+
+
+@pytest.fixture
+def workspace(tmp_path) -> Path:
+    """The folder of an empty workspace with a folder for one pipeline, `small`."""
+    (tmp_path / "settings.ini").write_text("[workspace]\nname = small\n")
+    (tmp_path / "nbs" / "pipelines" / "small").mkdir(parents=True)
+    return tmp_path

@@ -1,0 +1,111 @@
+"""The flights pipeline, end to end, on all its rows, as a user runs it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+STEPS = ["ingest", "validate", "features", "train", "evaluate", "register", "score", "monitor"]
+NOTEBOOKS = Path(__file__).parents[1] / "nbs" / "pipelines" / "flights"
+
+pytestmark = pytest.mark.pipeline
+
+
+@pytest.fixture(scope="module")
+def run(flights, mlnb):
+    """The run as `mlnb runs --json` tells it."""
+    folder, _ = flights
+    runs = json.loads(mlnb("runs", "flights", "--json", cwd=folder).stdout)
+    return runs[-1]
+
+
+def test_every_step_succeeded_and_says_what_comes_next(flights):
+    _, process = flights
+    for step in STEPS:
+        assert re.search(rf"{step} +succeeded", process.stdout)
+    assert "mlnb dashboard" in process.stdout and "jupyter lab" in process.stdout
+    assert process.stderr == ""
+
+
+def test_the_champion_reaches_the_bars(run):
+    records = run["records"]
+    assert records["roc_auc_october"] >= 0.74
+    assert records["roc_auc_december"] >= 0.75
+    assert records["roc_auc_november"] >= 0.70
+    for month in ("october", "november", "december"):
+        assert records[f"roc_auc_{month}_low"] < records[f"roc_auc_{month}"] < records[f"roc_auc_{month}_high"]
+        assert records[f"roc_auc_{month}_low"] > records[f"roc_auc_{month}_baseline"]
+
+
+def test_features_use_nothing_from_the_future(run):
+    assert run["records"]["flights_checked_for_leaks"] > 1000
+    assert run["records"]["flights_changed_by_the_future"] == 0
+
+
+def test_all_rows_arrived(run, flights, mlnb):
+    folder, _ = flights
+    assert run["records"]["flights_rows"] == 336_776
+    tables = {row["table"]: row for row in json.loads(mlnb("tables", "--json", cwd=folder).stdout)}
+    for table in ("raw.flights", "clean.schedule", "clean.outcomes", "features.flights"):
+        assert tables[table]["rows"] == 336_776
+    assert tables["predictions.flights"]["rows"] == run["records"]["predictions"] == 84_292
+    assert tables["raw.flights"]["message"].endswith(f"({run['run']}/ingest)")
+
+
+def test_the_ledger_tells_the_run(run):
+    assert (run["pipeline"], run["status"]) == ("flights", "succeeded")
+    assert run["seconds"] > 0 and run["report"].startswith("reports/flights/") and run["started"].endswith("+00:00")
+
+
+def test_sql_reads_what_the_run_wrote(flights, mlnb):
+    folder, _ = flights
+    query = "SELECT period, round(roc_auc, 2) AS roc_auc FROM ops.performance ORDER BY period"
+    rows = json.loads(mlnb("sql", query, "--json", cwd=folder).stdout)
+    assert [row["period"] for row in rows] == [10, 11, 12]
+    assert "period" in mlnb("sql", query, cwd=folder).stdout
+    early = json.loads(mlnb("sql", "SELECT count(*) AS n FROM raw.flights", "--at", "6", "--json", cwd=folder).stdout)
+    assert early == [{"n": 336_776}]
+
+
+def test_the_report_is_whole_and_loads_nothing(run, flights):
+    folder, _ = flights
+    report = folder / run["report"]
+    pages = sorted(path.name for path in report.glob("*.html"))
+    assert pages == sorted([*(f"{number:02}_{step}.html" for number, step in enumerate(STEPS, 1)), "index.html"])
+    for page in report.glob("*.html"):
+        text = page.read_text()
+        assert not re.findall(r"""<(?:script|link|img)[^>]+(?:src|href)=["']?https?:""", text)
+    index = (report / "index.html").read_text()
+    assert "roc_auc_december" in index and "04_train.html" in index
+
+
+def test_executed_notebooks_are_ordinary(run, flights):
+    folder, _ = flights
+    for path in (folder / run["report"]).glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        assert all(output.output_type != "error" for cell in notebook.cells for output in cell.get("outputs", []))
+
+
+def test_doctor_finds_nothing_wrong(flights, mlnb):
+    folder, _ = flights
+    process = mlnb("doctor", "--json", cwd=folder)
+    assert process.returncode == 0
+    states = {row["what"]: row["state"] for row in json.loads(process.stdout)}
+    assert states["warehouse"] == states["tracking"] == states["pipeline flights"] == states["kernel"] == "ok"
+
+
+def test_committed_outputs_are_what_the_notebooks_give(flights):
+    folder, _ = flights
+    notebooks = sorted(str(path) for path in NOTEBOOKS.glob("*.ipynb"))
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-q", "-p", "no:cacheprovider", "-p", "no:cov"]
+    environment = os.environ | {"MLNB_HOME": str(folder)}
+    options = ["-c", os.devnull, f"--rootdir={NOTEBOOKS}", "--noconftest", "--nbval-cell-timeout=600"]
+    process = subprocess.run([*command, *options, *notebooks], env=environment, capture_output=True, text=True, cwd=folder)
+    assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-2000:]
+    assert re.search(r"\d{2,} passed", process.stdout)

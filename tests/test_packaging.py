@@ -1,0 +1,142 @@
+"""What the wheel holds, built from the source distribution, and that it lays out a workspace by itself."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ml_notebooks.workspace import PARTS
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ("ml_notebooks", "nbs", "data/README.md", "reports/README.md", "settings.ini", "env.example")
+FILES = (
+    "pyproject.toml",
+    "setup.py",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+    "constraints.txt",
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy of the sources, with what must not be shipped beside them."""
+    root = tmp_path_factory.mktemp("source")
+    skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    for name in (*SOURCES, *FILES):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, root / name, ignore=skip)
+        else:
+            shutil.copy(ROOT / name, root / name)
+    leftovers = root / "nbs" / "pipelines" / ".ipynb_checkpoints"
+    leftovers.mkdir(parents=True)
+    (leftovers / "old-checkpoint.ipynb").write_text("{}")
+    (root / "tests").mkdir()
+    (root / "tests" / "test_nothing.py").write_text("")
+    (root / "data" / "catalog.sqlite").write_text("private")
+    return root
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    """The wheel, built from the source distribution."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stdout[-2000:] + shown.stderr[-2000:]
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def names(wheel):
+    """The paths inside the wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """The wheel's contents, installed to a folder of their own."""
+    target = tmp_path_factory.mktemp("site")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        target,
+        wheel,
+    ]
+    subprocess.run(command, check=True)
+    return target
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_wheel_holds_the_workspace_part(names, part):
+    inside = f"ml_notebooks/_workspace/{part}"
+    here = (
+        [path for path in (ROOT / part).rglob("*") if path.is_file()]
+        if (ROOT / part).is_dir()
+        else [ROOT / part]
+    )
+    kept = [path for path in here if not {".ipynb_checkpoints", "__pycache__"} & set(path.parts)]
+    expected = {f"ml_notebooks/_workspace/{path.relative_to(ROOT).as_posix()}" for path in kept}
+    assert expected
+    assert {name for name in names if name == inside or name.startswith(f"{inside}/")} == expected
+
+
+@pytest.mark.parametrize("name", ["ml_notebooks/py.typed", "ml_notebooks/data/warehouse.py"])
+def test_wheel_holds(names, name):
+    assert name in names
+
+
+def test_wheel_holds_the_licence(names):
+    assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
+
+
+@pytest.mark.parametrize(
+    "word", ["tests/", "conftest", ".ipynb_checkpoints", "__pycache__", "catalog.sqlite", "nbs/library"]
+)
+def test_wheel_leaves_out(names, word):
+    assert [name for name in names if word in name] == []
+
+
+def test_editable_install_copies_nothing_into_the_sources():
+    assert not (ROOT / "ml_notebooks" / "_workspace").exists()
+
+
+def test_installed_wheel_lays_out_a_workspace(installed, tmp_path):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLNB_")}
+    shown = subprocess.run(
+        [sys.executable, "-m", "ml_notebooks", "init", "demo"],
+        cwd=tmp_path,
+        env=environment | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert [part for part in PARTS if not (tmp_path / "demo" / part).exists()] == []
+
+
+def test_installed_package_is_the_one_that_is_tested(installed, tmp_path):
+    source = "import ml_notebooks.workspace as w; print(w.template_folder())"
+    shown = subprocess.run(
+        [sys.executable, "-c", source],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(shown.stdout.strip()) == installed / "ml_notebooks" / "_workspace"

@@ -1,0 +1,98 @@
+"""Four writers and two readers at once: nothing lost, nothing doubled, nothing torn."""
+
+import threading
+from contextlib import ExitStack
+
+import pytest
+from support import load
+from support.processes import start
+from support.workspaces import make_workspace
+
+from ml_notebooks.data.warehouse import open_warehouse
+
+WRITERS = 4
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return make_workspace(tmp_path / "workspace", lock_timeout=100)
+
+
+def test_writers_lose_and_double_nothing_and_readers_see_whole_states(workspace):
+    rounds = 4
+    with open_warehouse(workspace) as wh:
+        load.prepare(wh, WRITERS)
+    with ExitStack() as stack:
+        readers = [stack.enter_context(start(load.read, workspace.root, WRITERS)) for _ in range(2)]
+        assert [reader.hear() for reader in readers] == ["reading"] * 2
+        writers = [
+            stack.enter_context(start(load.write, workspace.root, w, rounds, 0)) for w in range(WRITERS)
+        ]
+        written = [writer.hear() for writer in writers]
+        for reader in readers:
+            reader.tell("stop")
+        seen = [reader.hear() for reader in readers]
+
+    assert [error for report in written + seen for error in report.errors] == []
+    assert [torn for report in seen for torn in report.torn] == []
+    assert all(report.operations["read"] > 0 for report in seen)
+    kinds = {"append": rounds, "publish": rounds, "two tables": rounds, "upsert": rounds}
+    assert [dict(report.operations) for report in written] == [kinds] * WRITERS
+    with open_warehouse(workspace) as wh:
+        assert load.lost_and_doubled(wh, [rounds] * WRITERS) == (0, 0)
+        assert wh.sql("FROM features.state ORDER BY ALL").fetchall() == [(w, rounds) for w in range(WRITERS)]
+        snapshots = wh.snapshots().query("message.notna()")
+        assert len(snapshots) == 1 + WRITERS * rounds * len(kinds)
+
+
+def test_processes_that_open_a_new_warehouse_at_once_make_it_once(workspace):
+    with ExitStack() as stack:
+        writers = [stack.enter_context(start(load.write, workspace.root, w, 1, 0)) for w in range(WRITERS)]
+        written = [writer.hear() for writer in writers]
+    assert [error for report in written for error in report.errors] == []
+    with open_warehouse(workspace) as wh:
+        assert load.lost_and_doubled(wh, [1] * WRITERS) == (0, 0)
+        assert len(wh.names()) == WRITERS + 4
+
+
+def test_a_reader_does_not_wait_for_a_transaction_that_stays_open(workspace):
+    with open_warehouse(workspace) as wh, open_warehouse(workspace, read_only=True) as reader:
+        wh.publish("raw.flights", "SELECT 1 AS flight")
+        with wh.transaction():
+            wh.publish("raw.flights", "SELECT 2 AS flight")
+            assert reader.sql("FROM raw.flights").fetchall() == [(1,)]
+            with open_warehouse(workspace, read_only=True) as fresh:
+                assert fresh.sql("FROM raw.flights").fetchall() == [(1,)]
+        assert reader.sql("FROM raw.flights").fetchall() == [(2,)]
+
+
+def test_a_reader_that_reads_slowly_sees_the_state_it_began_with(workspace):
+    with open_warehouse(workspace) as wh, open_warehouse(workspace, read_only=True) as reader:
+        wh.publish("raw.numbers", "SELECT range AS n, 1 AS version FROM range(500000)")
+        batches = reader.table("raw.numbers").to_arrow_reader(1000)
+        first = batches.read_next_batch()
+        wh.publish("raw.numbers", "SELECT range AS n, 2 AS version FROM range(500000)")
+        rest = batches.read_all()
+        assert first.num_rows + rest.num_rows == 500_000
+        assert set(rest["version"].to_pylist()) == {1}
+
+
+def test_threads_with_a_warehouse_each_lose_nothing(workspace):
+    failed = []
+
+    def append(writer):
+        try:
+            with open_warehouse(workspace) as wh:
+                for number in range(1, 6):
+                    wh.append("ops.events", f"SELECT {writer} AS writer, {number} AS number")
+        except Exception as error:  # noqa: BLE001
+            failed.append(error)
+
+    threads = [threading.Thread(target=append, args=(writer,)) for writer in range(WRITERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    with open_warehouse(workspace) as wh:
+        assert load.lost_and_doubled(wh, [5] * WRITERS) == (0, 0)
