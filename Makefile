@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 ASKED := pyproject.toml setup.py constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run lab dashboard test soak check clean-notebooks export readme lint docs bench wheel constraints
+.PHONY: help run lab dashboard test soak check clean-notebooks export outputs readme lint docs bench wheel constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ clean-notebooks: $(VENV)/.test  ## strip the notebooks of what is not to be comm
 
 export: $(VENV)/.test  ## write the package from the notebooks
 	$(BIN)/nbdev-export
+
+outputs: $(VENV)/.test  ## run the library notebooks and the README's, and keep their outputs
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level=WARN nbs/index.ipynb $$(find nbs/library -name '*.ipynb')
+	$(BIN)/nbdev-clean
 
 readme: $(VENV)/.test  ## write README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py

@@ -22,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -172,8 +173,10 @@ def main() -> None:
         app()
     except MLNotebooksError as error:
         fail(str(error), error, debug)
-    except KeyboardInterrupt as error:
-        fail("Interrupted. What was published and executed so far is kept; `mlnb runs` shows the run.", error, debug, 130)
+    except SystemExit as error:
+        if error.code != INTERRUPTED:  # typer makes this of Ctrl-C
+            raise
+        fail("Interrupted. What was published and executed so far is kept; `mlnb runs` shows the run.", error, debug, INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:  # noqa: BLE001 - the last word before the shell

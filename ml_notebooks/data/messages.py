@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['is_disk_full', 'explain_open', 'explain_query', 'explain_write']
 
-# %% ../../nbs/library/data/03_messages.ipynb #435c2a8b
+# %% ../../nbs/library/data/03_messages.ipynb #6f9a304c
+import re
 import shutil
 from collections.abc import Callable
 
@@ -49,15 +50,16 @@ def explain_open(error: Exception, workspace: Workspace) -> MLNotebooksError:
         return NewerWarehouse(f"in {catalog}", reason)
     return WarehouseUnavailable(catalog, reason)
 
-# %% ../../nbs/library/data/03_messages.ipynb #b0171448
-def explain_query(error: Exception, workspace: Workspace, tables: Callable[[], list[str]]) -> MLNotebooksError:
+# %% ../../nbs/library/data/03_messages.ipynb #4ef9d037
+def explain_query(error: Exception, workspace: Workspace, query: str, tables: Callable[[], list[str]]) -> MLNotebooksError:
     """Why a query could not be run. `tables` tells, when it is needed, which there are."""
     reason = redact(str(error).strip(), secret_values(workspace.settings))
     if is_disk_full(error, workspace):
         return DiskFull("The warehouse", _first_line(error, workspace))
     if isinstance(error, duckdb.CatalogException) and "Table with name" in reason:
-        missing, known = reason.partition("Table with name ")[2].split(" does not exist")[0].strip('"'), tables()
-        return UnknownTable(missing, [name for name in known if name.endswith(f".{missing}")] or known)
+        missing = reason.partition("Table with name ")[2].split(" does not exist")[0].strip('"')
+        named = re.search(rf"\w+\.{re.escape(missing)}\b", query)
+        return UnknownTable(named.group() if named else missing, tables())
     text, found, place = reason.partition("\n\nLINE")
     return BadQuery(text + (f"\n\nLINE{place}\n" if found else ""))
 

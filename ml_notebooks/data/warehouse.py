@@ -221,7 +221,7 @@ _MAINTENANCE = re.compile(
     re.IGNORECASE,
 )
 
-# %% ../../nbs/library/data/05_warehouse.ipynb #ec98cf71
+# %% ../../nbs/library/data/05_warehouse.ipynb #3d0e35be
 def _query(wh: Warehouse, query: str, parameters: list[object] | None) -> duckdb.DuckDBPyRelation:
     _check_process(wh)
     try:
@@ -230,7 +230,7 @@ def _query(wh: Warehouse, query: str, parameters: list[object] | None) -> duckdb
             raise BadQuery("It is not one query that only reads.", "Use `publish`, `append` or `upsert` to write.")
         return wh.connection.sql(query, params=parameters)
     except duckdb.Error as error:
-        raise explain_query(error, wh.workspace, wh.names) from error
+        raise explain_query(error, wh.workspace, query, wh.names) from error
 
 
 def _check_process(wh: Warehouse) -> None:

@@ -58,10 +58,10 @@ class Silent:
     def run_finished(self, run: Run) -> None:
         """Say nothing."""
 
-# %% ../../nbs/library/pipelines/07_run.ipynb #9534213f
+# %% ../../nbs/library/pipelines/07_run.ipynb #ac06e725
 def _environment(workspace: Workspace, run: Run, step: Step) -> dict[str, str]:
     ours = {"MLNB_HOME": str(workspace.root), "MLNB_PIPELINE": run.pipeline, "MLNB_RUN_ID": run.run, "MLNB_STEP": step.name}
-    return {"OMP_WAIT_POLICY": "passive", **os.environ, **ours}
+    return {"GOMP_SPINCOUNT": "100000", **os.environ, **ours}
 
 
 def _execute(workspace: Workspace, run: Run, step: Step, output: Path, observer: Observer) -> Any:
@@ -80,22 +80,23 @@ def _execute(workspace: Workspace, run: Run, step: Step, output: Path, observer:
         log=output.with_name("kernels.log"),
     )
 
-# %% ../../nbs/library/pipelines/07_run.ipynb #82ff07e4
-def _explain(error: Exception, step: Step, cell: int, notebook: str) -> MLNotebooksError:
+# %% ../../nbs/library/pipelines/07_run.ipynb #a97eab1d
+def _explain(error: Exception, workspace: Workspace, step: Step, cell: int, notebook: str) -> MLNotebooksError:
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     if isinstance(error, PapermillExecutionError):
-        return StepFailed(step.name, error.exec_count or cell, f"{error.ename}: {error.evalue}", notebook)
+        reason = redact(f"{error.ename}: {error.evalue}", secret_values(workspace.settings))
+        return StepFailed(step.name, error.exec_count or cell, reason, notebook)
     if isinstance(error, DeadKernelError):
         return KernelDied(step.name, cell, notebook)
     if isinstance(error, CellTimeoutError):
         return StepFailed(step.name, cell, "It took longer than `cell_timeout` in settings.ini allows.", notebook)
     if isinstance(error, OSError) and error.errno == 28:
         return DiskFull(f"The notebook of step `{step.name}`", str(error))
-    return StepFailed(step.name, cell, f"{type(error).__name__}: {error}", notebook)
+    return StepFailed(step.name, cell, redact(f"{type(error).__name__}: {error}", secret_values(workspace.settings)), notebook)
 
-# %% ../../nbs/library/pipelines/07_run.ipynb #04ac5497
+# %% ../../nbs/library/pipelines/07_run.ipynb #4fe07101
 def _run_step(workspace: Workspace, run: Run, step: Step, observer: Observer) -> tuple[StepResult, BaseException | None]:
     folder, started = workspace.path(run.report), datetime.now(timezone.utc)
     output, relative = folder / step.notebook.name, f"{run.report}/{step.notebook.name}"
@@ -107,10 +108,10 @@ def _run_step(workspace: Workspace, run: Run, step: Step, observer: Observer) ->
     except KeyboardInterrupt as error:
         problem = error
     except Exception as error:  # noqa: BLE001 - whatever a step does, the run is written down
-        problem = _explain(error, step, seen[0], relative)
+        problem = _explain(error, workspace, step, seen[0], relative)
     records = _keep(output, step)
     seconds = (datetime.now(timezone.utc) - started).total_seconds()
-    message = "" if problem is None else redact(_say(problem), secret_values(workspace.settings))
+    message = "" if problem is None else _say(problem)
     status: Status = "succeeded" if problem is None else "failed"
     return StepResult(step.name, relative, status, started, round(seconds, 3), records, message), problem
 
@@ -192,7 +193,7 @@ def run_pipeline(
         raise problem
     return run
 
-# %% ../../nbs/library/pipelines/07_run.ipynb #cbac7c2e
+# %% ../../nbs/library/pipelines/07_run.ipynb #a93d3157
 def _run_steps(
     workspace: Workspace, wh: Warehouse, run: Run, pipeline: Pipeline, observer: Observer
 ) -> tuple[Run, BaseException | None]:
@@ -208,7 +209,11 @@ def _run_steps(
             break
         write_run(wh, replace(run, seconds=run.finished("running").seconds))
     run = run.finished("failed" if problem else "succeeded", run.steps[-1].error)
-    write_run(wh, run)
-    write_run_page(run, pipeline.title, workspace.path(run.report))
-    log.debug("run finished", run=run.run, status=run.status, seconds=run.seconds)
+    try:
+        write_run(wh, run)
+        write_run_page(run, pipeline.title, workspace.path(run.report))
+    except (MLNotebooksError, OSError) as error:
+        if problem is None:
+            raise
+        log.debug("the failed run could not be written down", run=run.run, reason=str(error))
     return run, problem
