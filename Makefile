@@ -41,7 +41,7 @@ export: $(VENV)/.test  ## write the package from the notebooks
 	$(BIN)/nbdev-export
 
 outputs: $(VENV)/.test  ## run the library notebooks and the README's, and keep their outputs
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level=WARN nbs/index.ipynb $$(find nbs/library -name '*.ipynb')
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level=ERROR --ExecutePreprocessor.store_widget_state=False nbs/index.ipynb $$(find nbs/library -name '*.ipynb')
 	$(BIN)/nbdev-clean
 
 readme: $(VENV)/.test  ## write README.md from nbs/index.ipynb

@@ -104,7 +104,7 @@ class MissingExtra(MLNotebooksError, ImportError):
             f"Install it with `pip install 'ml-notebooks[{extra}]'`.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #4e1bbf80
+# %% ../nbs/library/01_errors.ipynb #17998d50
 class UnknownTable(MLNotebooksError, KeyError):
     """A table is not in the warehouse."""
 
@@ -135,7 +135,7 @@ class UnknownSnapshot(MLNotebooksError, KeyError):
             "`Warehouse.snapshots()` lists those that can be read.",
         )
 
-
+# %% ../nbs/library/01_errors.ipynb #e86bd8aa
 class BadQuery(MLNotebooksError, ValueError):
     """DuckDB could not make sense of a query, or may not run it here."""
 
@@ -153,7 +153,7 @@ class BadData(MLNotebooksError, ValueError):
             "Give a pandas or polars frame, an Arrow table, a relation or a query whose columns fit the table.",
         )
 
-
+# %% ../nbs/library/01_errors.ipynb #c608056c
 class ReadOnlyWarehouse(MLNotebooksError, PermissionError):
     """A warehouse that was opened for reading was asked to write."""
 
@@ -175,7 +175,7 @@ class WarehouseLocked(MLNotebooksError, TimeoutError):
             "Wait for it, end it, or raise `lock_timeout` in settings.ini.",
         )
 
-
+# %% ../nbs/library/01_errors.ipynb #42a2f1ff
 class NewerWarehouse(MLNotebooksError, RuntimeError):
     """The warehouse was written by a newer version of the software."""
 
@@ -280,7 +280,7 @@ class UntrustedModel(MLNotebooksError, ValueError):
             "Register it again from a run of this workspace.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #1d6a68f3
+# %% ../nbs/library/01_errors.ipynb #c9bfc273
 class UnknownPipeline(MLNotebooksError, KeyError):
     """There is no such pipeline in this workspace."""
 
@@ -296,7 +296,7 @@ class BadPipeline(MLNotebooksError, ValueError):
     def __init__(self, path: str, where: str, reason: str, do: str = "Correct the file and run it again."):
         super().__init__(f"{path}: {where} is not right.", reason, do)
 
-
+# %% ../nbs/library/01_errors.ipynb #241890b1
 class MissingNotebook(MLNotebooksError, FileNotFoundError):
     """A step names a notebook that is not there."""
 
@@ -314,7 +314,7 @@ class BadNotebook(MLNotebooksError, ValueError):
     def __init__(self, path: str, reason: str):
         super().__init__(f"`{path}` is not a notebook.", reason, "Open it in JupyterLab, or restore it from git.")
 
-
+# %% ../nbs/library/01_errors.ipynb #c04562b1
 class NoParametersCell(MLNotebooksError, ValueError):
     """Parameters were given to a notebook that declares none."""
 
@@ -348,7 +348,7 @@ class BadParameter(MLNotebooksError, TypeError):
             "Nothing was run: give a value of that type.",
         )
 
-
+# %% ../nbs/library/01_errors.ipynb #b38d206d
 class StepFailed(MLNotebooksError, RuntimeError):
     """A cell of a step raised an error."""
 
@@ -371,7 +371,7 @@ class KernelDied(MLNotebooksError, RuntimeError):
             f"The cells up to there are kept in {notebook}; run the step again with more memory free.",
         )
 
-
+# %% ../nbs/library/01_errors.ipynb #eab8916d
 class PipelineBusy(MLNotebooksError, TimeoutError):
     """Another run of the same pipeline is under way."""
 

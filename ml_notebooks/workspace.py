@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'Workspace', 'find_workspace', 'template_folder', 'create_workspace']
 
-# %% ../nbs/library/04_workspace.ipynb #25b15665
+# %% ../nbs/library/04_workspace.ipynb #dde64bb6
 import os
 import shutil
 from configparser import ConfigParser
@@ -13,6 +13,7 @@ from configparser import Error as IniError
 from dataclasses import dataclass
 from pathlib import Path
 
+import ml_notebooks
 from .errors import NoWorkspace, WorkspaceExists
 from .logs import configure_logs
 from .settings import Settings, load_settings, secret_values
@@ -77,7 +78,7 @@ def find_workspace(
             return Workspace(folder, settings)
     raise NoWorkspace(str(begin))
 
-# %% ../nbs/library/04_workspace.ipynb #88a3eb87
+# %% ../nbs/library/04_workspace.ipynb #190ca2ba
 PARTS = (  # what a new workspace gets, relative to the root
     "settings.ini",
     "env.example",
@@ -90,7 +91,7 @@ PARTS = (  # what a new workspace gets, relative to the root
 
 def template_folder() -> Path:
     """The folder that a new workspace is copied from."""
-    package = Path(__file__).parent
+    package = Path(ml_notebooks.__file__).parent
     installed = package / "_workspace"
     return installed if installed.is_dir() else package.parent
 
