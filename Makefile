@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 ASKED := pyproject.toml setup.py constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run lab dashboard test soak check clean-notebooks export outputs readme lint docs bench wheel constraints
+.PHONY: help run lab dashboard test soak check clean-notebooks export outputs flights-outputs readme lint docs bench wheel constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ export: $(VENV)/.test  ## write the package from the notebooks
 
 outputs: $(VENV)/.test  ## run the library notebooks and the README's, and keep their outputs
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level=ERROR --ExecutePreprocessor.store_widget_state=False nbs/index.ipynb $$(find nbs/library -name '*.ipynb')
+	$(BIN)/nbdev-clean
+
+flights-outputs: run  ## run the flights pipeline and keep its outputs in its notebooks
+	$(BIN)/python tools/outputs.py "$$(ls -d reports/flights/*/ | tail -n 1)" nbs/pipelines/flights
 	$(BIN)/nbdev-clean
 
 readme: $(VENV)/.test  ## write README.md from nbs/index.ipynb

@@ -90,12 +90,18 @@ def sql(
     json: Json = False,
 ) -> None:
     """Query the warehouse."""
+    import duckdb
+
+    from .data.messages import explain_query
     from .terminal import print_rows
 
     with reading() as wh:
         source = wh if at is None else wh.at(at)
         relation = source.sql(query)
-        rows = (relation if json else relation.limit(limit + 1)).to_arrow_table().to_pylist()
+        try:
+            rows = (relation if json else relation.limit(limit + 1)).to_arrow_table().to_pylist()
+        except duckdb.Error as error:
+            raise explain_query(error, wh.workspace, query, wh.names) from error
         print_rows(rows if json else rows[:limit], relation.columns, json)
     if not json and len(rows) > limit:
         print(f"… and more: --limit {limit * 10} shows more of them")

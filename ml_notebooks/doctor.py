@@ -1,6 +1,5 @@
 """What `mlnb doctor` looks at. Written by hand, like `cli`."""
 
-import os
 import platform
 import shutil
 import sys
@@ -10,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from .errors import MLNotebooksError
+from .settings import chosen_profile, section_models
 from .workspace import Workspace, find_workspace
 
 EXTRAS = {
@@ -36,7 +36,7 @@ def examine() -> list[Finding]:
         workspace = find_workspace()
     except MLNotebooksError as error:
         return [*findings, Finding("workspace", "wrong", f"{error.what} {error.found}", error.do)]
-    findings.append(Finding("workspace", "ok", f"{workspace.root} (profile {os.environ.get('MLNB_PROFILE') or 'none'})"))
+    findings.append(Finding("workspace", "ok", f"{workspace.root} (profile {chosen_profile(workspace.root) or 'none'})"))
     findings += settings(workspace)
     checks: list[Callable[[Workspace], Finding]] = [kernel, warehouse, tracking, disk]
     findings += [guarded(check, workspace) for check in checks]
@@ -73,11 +73,10 @@ def installed(package: str) -> bool:
 
 
 def settings(workspace: Workspace) -> Iterator[Finding]:
-    """Where things live, as the settings say."""
-    warehouse, tracking = workspace.settings.warehouse, workspace.settings.tracking
-    places = {"catalogue": warehouse.catalog, "tables": warehouse.data_path, "tracking": tracking.uri, "models": tracking.artifacts}
-    for what, place in places.items():
-        yield Finding(what, "ok", place)
+    """Every setting in force, secrets as stars."""
+    for section in section_models():
+        values = dict(getattr(workspace.settings, section))
+        yield Finding(f"[{section}]", "ok", ", ".join(f"{key} = {value}" for key, value in values.items() if value is not None))
 
 
 def guarded(check: Callable[[Workspace], Finding], workspace: Workspace) -> Finding:

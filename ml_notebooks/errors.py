@@ -6,11 +6,15 @@
 __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'SettingsError', 'NoWorkspace', 'WorkspaceExists',
            'MissingExtra', 'UnknownTable', 'InvalidTableName', 'UnknownSnapshot', 'BadQuery', 'BadData',
            'ReadOnlyWarehouse', 'WarehouseLocked', 'NewerWarehouse', 'WarehouseUnavailable', 'DiskFull',
-           'ContractBroken', 'EmptySample', 'OneClass', 'NaiveTime', 'WrongExplanation', 'UnknownModel',
-           'UntrustedModel', 'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook', 'NoParametersCell',
-           'UnknownParameter', 'BadParameter', 'StepFailed', 'KernelDied', 'PipelineBusy', 'PortTaken']
+           'ContractBroken', 'EmptySample', 'BadSample', 'OneClass', 'NaiveTime', 'NotExplainable',
+           'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel', 'UnknownPipeline', 'BadPipeline',
+           'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
+           'BadParameter', 'NotRecordable', 'StepFailed', 'KernelDied', 'PipelineBusy', 'UnknownDashboard',
+           'DashboardFailed', 'PortTaken']
 
-# %% ../nbs/library/01_errors.ipynb #7e4ca278
+# %% ../nbs/library/01_errors.ipynb #8e73d46d
+import re
+import tempfile
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -46,7 +50,7 @@ class DidNotFail(MLNotebooksError, AssertionError):
     def __init__(self, expected: type[BaseException]):
         super().__init__(f"The block should have raised {expected.__name__}.", "It ended without an error.")
 
-# %% ../nbs/library/01_errors.ipynb #7f654c2b
+# %% ../nbs/library/01_errors.ipynb #fb9ec8d0
 class expect:
     """A context that expects `error`, prints its message, and fails when it does not come."""
 
@@ -61,8 +65,12 @@ class expect:
             raise DidNotFail(self.error)
         self.message = str(value)
         if issubclass(kind, self.error):
-            print(f"{kind.__name__}: {value}")
+            print(f"{kind.__name__}: {_without_folders(self.message)}")
         return issubclass(kind, self.error)
+
+
+def _without_folders(text: str) -> str:
+    return re.sub(rf"{re.escape(tempfile.gettempdir())}/[^/\s`]+", "…", text)
 
 # %% ../nbs/library/01_errors.ipynb #f6136dad
 class SettingsError(MLNotebooksError, ValueError):
@@ -135,7 +143,7 @@ class UnknownSnapshot(MLNotebooksError, KeyError):
             "`Warehouse.snapshots()` lists those that can be read.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #e86bd8aa
+# %% ../nbs/library/01_errors.ipynb #a86863e5
 class BadQuery(MLNotebooksError, ValueError):
     """DuckDB could not make sense of a query, or may not run it here."""
 
@@ -146,12 +154,13 @@ class BadQuery(MLNotebooksError, ValueError):
 class BadData(MLNotebooksError, ValueError):
     """Something that is to become a table is not one, or does not fit the table it goes into."""
 
-    def __init__(self, table: str, reason: str):
-        super().__init__(
-            f"`{table}` could not be written.",
-            reason,
-            "Give a pandas or polars frame, an Arrow table, a relation or a query whose columns fit the table.",
-        )
+    def __init__(
+        self,
+        table: str,
+        reason: str,
+        do: str = "Give a pandas or polars frame, an Arrow table, a relation or a query whose columns fit the table.",
+    ):
+        super().__init__(f"`{table}` could not be written.", reason, do)
 
 # %% ../nbs/library/01_errors.ipynb #c608056c
 class ReadOnlyWarehouse(MLNotebooksError, PermissionError):
@@ -208,7 +217,7 @@ class DiskFull(MLNotebooksError, OSError):
             "Free some space and run it again; what was published before stands.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #1c572491
+# %% ../nbs/library/01_errors.ipynb #aeb903bf
 class ContractBroken(MLNotebooksError, ValueError):
     """Rows break a contract whose checks are of severity `error`."""
 
@@ -226,6 +235,17 @@ class EmptySample(MLNotebooksError, ValueError):
 
     def __init__(self, what: str):
         super().__init__(f"{what} is empty.", "It holds no finite value.", "Give at least one row that has a value.")
+
+
+class BadSample(MLNotebooksError, ValueError):
+    """A sample holds labels other than 0 and 1, or scores that are missing."""
+
+    def __init__(self, what: str):
+        super().__init__(
+            f"{what} cannot be judged.",
+            "It holds labels other than 0 and 1, or scores that are not finite.",
+            "Leave out the rows that have no label or no score yet.",
+        )
 
 
 class OneClass(MLNotebooksError, ValueError):
@@ -246,6 +266,20 @@ class NaiveTime(MLNotebooksError, ValueError):
             f"Its type is {found}, which names no time zone.",
             "Make a TIMESTAMPTZ of it once, in `clean`: `column AT TIME ZONE 'America/New_York'`.",
         )
+
+
+class NotExplainable(MLNotebooksError, TypeError):
+    """A model is of a kind that cannot be explained here."""
+
+    def __init__(self, model: str):
+        super().__init__(f"A {model} cannot be explained here.", "It is not an ensemble of gradient-boosted trees.", "Explain a boosted model.")
+
+
+class OverlappingPeriods(MLNotebooksError, ValueError):
+    """Periods of a split overlap or are out of order."""
+
+    def __init__(self, found: str):
+        super().__init__("The periods of a split must follow one another in time.", found, "Let each begin after the one before has ended.")
 
 
 class WrongExplanation(MLNotebooksError, ArithmeticError):
@@ -314,7 +348,16 @@ class BadNotebook(MLNotebooksError, ValueError):
     def __init__(self, path: str, reason: str):
         super().__init__(f"`{path}` is not a notebook.", reason, "Open it in JupyterLab, or restore it from git.")
 
-# %% ../nbs/library/01_errors.ipynb #c04562b1
+# %% ../nbs/library/01_errors.ipynb #62ce749d
+class BadParametersCell(MLNotebooksError, ValueError):
+    """A parameters cell holds more than assignments of plain values."""
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(
+            f"The `parameters` cell of `{path}` cannot be read.", reason, "Let it hold lines `name: type = value` and nothing else."
+        )
+
+
 class NoParametersCell(MLNotebooksError, ValueError):
     """Parameters were given to a notebook that declares none."""
 
@@ -348,7 +391,14 @@ class BadParameter(MLNotebooksError, TypeError):
             "Nothing was run: give a value of that type.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #b38d206d
+# %% ../nbs/library/01_errors.ipynb #e708deec
+class NotRecordable(MLNotebooksError, TypeError):
+    """A value that is to be recorded is not a figure."""
+
+    def __init__(self, name: str, found: str):
+        super().__init__(f"`{name}` cannot be recorded.", f"It is a {found}.", "Record a number, a text or a truth value.")
+
+
 class StepFailed(MLNotebooksError, RuntimeError):
     """A cell of a step raised an error."""
 
@@ -371,7 +421,7 @@ class KernelDied(MLNotebooksError, RuntimeError):
             f"The cells up to there are kept in {notebook}; run the step again with more memory free.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #eab8916d
+# %% ../nbs/library/01_errors.ipynb #e0138a9b
 class PipelineBusy(MLNotebooksError, TimeoutError):
     """Another run of the same pipeline is under way."""
 
@@ -379,6 +429,22 @@ class PipelineBusy(MLNotebooksError, TimeoutError):
         super().__init__(
             f"Pipeline `{pipeline}` is already running.", f"It is held by {holder}.", "Wait for it, or end it."
         )
+
+
+class UnknownDashboard(MLNotebooksError, FileNotFoundError):
+    """There is no such dashboard in this workspace."""
+
+    def __init__(self, name: str, known: Iterable[str]):
+        known = sorted(known)
+        have = f"There is {', '.join(known)}." if known else "This workspace has no dashboard."
+        super().__init__(f"There is no dashboard `{name}`.", did_you_mean(name, known) or have, "Look into nbs/dashboards.")
+
+
+class DashboardFailed(MLNotebooksError, RuntimeError):
+    """The dashboard's server ended by itself."""
+
+    def __init__(self, name: str, status: int):
+        super().__init__(f"The dashboard `{name}` ended by itself.", f"Its server's exit status is {status}.", "Its messages stand above.")
 
 
 class PortTaken(MLNotebooksError, OSError):

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Layer', 'RESERVED', 'Section', 'WorkspaceSettings', 'WarehouseSettings', 'TrackingSettings', 'RunSettings',
-           'LogSettings', 'DashboardSettings', 'Settings', 'section_models', 'load_settings', 'secret_values']
+           'LogSettings', 'DashboardSettings', 'Settings', 'section_models', 'chosen_profile', 'load_settings',
+           'secret_values']
 
 # %% ../nbs/library/02_settings.ipynb #b9ee5d80
 import os
@@ -27,12 +28,12 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-# %% ../nbs/library/02_settings.ipynb #c16f04c2
+# %% ../nbs/library/02_settings.ipynb #5b344a51
 class WorkspaceSettings(Section):
     """[workspace]: its name, and where its parts lie, relative to settings.ini."""
 
     name: str = Field("workspace", description="what the dashboard and the reports call it")
-    data: Path = Field(Path("data"), description="warehouse, tracking store, models")
+    data: Path = Field(Path("data"), description="locks and spilled queries")
     reports: Path = Field(Path("reports"), description="executed runs")
     pipelines: Path = Field(Path("nbs/pipelines"), description="one folder a pipeline")
     dashboards: Path = Field(Path("nbs/dashboards"), description="notebooks that Voila serves")
@@ -203,7 +204,12 @@ def _explain(error: ErrorDetails, origin: str) -> SettingsError:
     meaning = f" ({field.description})" if field is not None and field.description else ""
     return SettingsError(origin, key or section, found, error["msg"].removeprefix("Input should be ") + meaning)
 
-# %% ../nbs/library/02_settings.ipynb #eab37578
+# %% ../nbs/library/02_settings.ipynb #f1a6744a
+def chosen_profile(root: Path) -> str | None:
+    """The profile that the environment or `.env` chooses."""
+    return os.environ.get("MLNB_PROFILE") or dotenv_values(root / ".env").get("MLNB_PROFILE")
+
+
 def load_settings(
     root: Path,  # folder that holds settings.ini
     profile: str | None = None,  # a profile's name; default MLNB_PROFILE
@@ -213,7 +219,7 @@ def load_settings(
     Raises `SettingsError`, naming file, section and key, for an unknown key, a value of the wrong type or a secret in the file.
     """
     path, dotenv = root / "settings.ini", dotenv_values(root / ".env")
-    profile = profile or os.environ.get("MLNB_PROFILE") or dotenv.get("MLNB_PROFILE")
+    profile = profile or chosen_profile(root)
     parser = _read_ini(path)
     layers = _profile_layer(parser, path, profile), _plain_layer(parser, path)
     for layer in layers:

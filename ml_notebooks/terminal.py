@@ -59,13 +59,32 @@ def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: 
     if not rows:
         print(empty)
         return
+    cells = [[show(row[column]) for column in columns] for row in rows]
+    screen = console(sys.stdout)
+    widths = [max(len(line[place]) for line in [list(columns), *cells]) for place in range(len(columns))]
+    widest = widths.index(max(widths))
+    left = screen.width - sum(widths) - 2 * (len(widths) - 1) + widths[widest]
+    if left < min(20, widths[widest]):
+        print_blocks(screen, columns, cells)
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
+    for place, column in enumerate(columns):
         numbers = all(isinstance(row[column], int | float) for row in rows)
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(show(row[column]), style=STYLES.get(str(row[column]), "")) for column in columns))
-    console(sys.stdout).print(table)
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold", no_wrap=place != widest)
+    for line in cells:
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in line))
+    screen.print(table)
+
+
+def print_blocks(screen: Console, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Print each row as lines of name and value: for a terminal that is too narrow for a table."""
+    for line in cells:
+        block = Table(box=None, pad_edge=False, show_header=False)
+        block.add_column(style="bold", no_wrap=True)
+        block.add_column(overflow="fold")
+        for column, cell in zip(columns, line, strict=True):
+            block.add_row(column, Text(cell, style=STYLES.get(cell, "")))
+        screen.print(block, end="\n\n")
 
 
 def console(stream: Any) -> Console:

@@ -60,7 +60,7 @@ def _is_workspace(folder: Path) -> bool:
         return "[workspace]" in file.read_text(encoding="utf-8", errors="replace")
     return parser.has_section("workspace")
 
-# %% ../nbs/library/04_workspace.ipynb #752087c9
+# %% ../nbs/library/04_workspace.ipynb #a50231bb
 def find_workspace(
     start: Path | None = None,  # where to begin; default MLNB_HOME, else the working folder
 ) -> Workspace:
@@ -74,7 +74,9 @@ def find_workspace(
     for folder in candidates:
         if _is_workspace(folder):
             settings = load_settings(folder)
-            configure_logs(settings.logs, secret_values(settings))
+            file = settings.logs.file
+            logs = settings.logs if file is None else settings.logs.model_copy(update={"file": folder / file})
+            configure_logs(logs, secret_values(settings))
             return Workspace(folder, settings)
     raise NoWorkspace(str(begin))
 

@@ -109,6 +109,6 @@ def test_a_taken_port_is_said(flights, mlnb):
 
 def test_no_such_dashboard(workspace, mlnb):
     process = mlnb("dashboard", "ovreview", cwd=workspace)
-    assert process.returncode == 1 and "does not exist" in process.stderr
+    assert process.returncode == 1 and "no dashboard `ovreview`" in process.stderr
 
 

@@ -68,7 +68,9 @@ def test_sql_reads_what_the_run_wrote(flights, mlnb):
     rows = json.loads(mlnb("sql", query, "--json", cwd=folder).stdout)
     assert [row["period"] for row in rows] == [10, 11, 12]
     assert "period" in mlnb("sql", query, cwd=folder).stdout
-    early = json.loads(mlnb("sql", "SELECT count(*) AS n FROM raw.flights", "--at", "6", "--json", cwd=folder).stdout)
+    versions = {row["table"]: row["version"] for row in json.loads(mlnb("tables", "--json", cwd=folder).stdout)}
+    words = ["sql", "SELECT count(*) AS n FROM raw.flights", "--at", str(versions["raw.flights"]), "--json"]
+    early = json.loads(mlnb(*words, cwd=folder).stdout)
     assert early == [{"n": 336_776}]
 
 

@@ -24,6 +24,7 @@ PUBLISH = "wh.publish('raw.orders', 'SELECT range AS id FROM range(5)')\nrecord(
 def write_step(folder: Path, name: str, *cells: str, parameters: str | None = "rows: int = 3"):
     """Write a step's notebook into the pipeline `small`."""
     made = [] if parameters is None else [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    made.append(nbformat.v4.new_markdown_cell("Cells are counted as Jupyter does: those of code."))
     made += [nbformat.v4.new_code_cell(cell) for cell in cells]
     nbformat.write(nbformat.v4.new_notebook(cells=made), folder / "nbs" / "pipelines" / "small" / f"{name}.ipynb")
 
@@ -71,7 +72,7 @@ def test_a_step_that_raises(small, mlnb):
     assert_said(process, "Step `second` failed in cell 3", "RuntimeError: no such luck", "second.ipynb")
     run = assert_first_step_stands(small)
     kept = nbformat.read(small / run["report"] / "second.ipynb", as_version=4)
-    assert kept.cells[1].outputs[0].text == "kept\n" and kept.cells[2].outputs[0].ename == "RuntimeError"
+    assert kept.cells[2].outputs[0].text == "kept\n" and kept.cells[3].outputs[0].ename == "RuntimeError"
     page = (small / run["report"] / "second.html").read_text()
     assert "no such luck" in page and "no such luck" in (small / run["report"] / "index.html").read_text()
 
@@ -82,7 +83,7 @@ def test_a_kernel_that_dies(small, mlnb):
     assert_said(process, "kernel of step `second` died in cell 3")
     run = assert_first_step_stands(small)
     kept = nbformat.read(small / run["report"] / "second.ipynb", as_version=4)
-    assert kept.cells[1].outputs[0].text == "kept\n"
+    assert kept.cells[2].outputs[0].text == "kept\n"
 
 
 def test_a_cell_that_takes_too_long(small, mlnb):
@@ -158,7 +159,7 @@ def test_sql_that_cannot_be_run(workspace, mlnb, words, said):
 
 
 def test_a_value_that_cannot_be_converted(workspace, mlnb):
-    assert_said(mlnb("sql", "SELECT 'x'::INT", cwd=workspace), "Conversion Error", "x")
+    assert_said(mlnb("sql", "SELECT 'x'::INT", cwd=workspace), "Conversion Error", "Correct the query")
 
 
 def test_a_table_that_is_not_there_names_the_nearest(small, mlnb):
@@ -207,7 +208,7 @@ def test_interrupting_a_run_keeps_what_is_done(small, number):
     run = assert_first_step_stands(small)
     assert "interrupted" in run["error"]
     kept = nbformat.read(small / run["report"] / "second.ipynb", as_version=4)
-    assert kept.cells[1].outputs[0].text == "kept\n"
+    assert kept.cells[2].outputs[0].text == "kept\n"
     gone, alive = psutil.wait_procs(kernels, timeout=30)
     assert gone and not alive
 

@@ -15,7 +15,7 @@ INJECTED = "injected-parameters"
 
 def kept(output):
     """An output as it is committed: without a count, and None for what is not."""
-    if output.get("name") == "stderr":
+    if output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
         return None
     if "execution_count" in output:
         output["execution_count"] = None

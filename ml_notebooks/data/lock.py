@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['holder', 'exclusive', 'write_lock']
 
-# %% ../../nbs/library/data/01_lock.ipynb #6dbd289b
-import getpass
+# %% ../../nbs/library/data/01_lock.ipynb #2dad6c07
 import json
 import os
 import socket
@@ -18,12 +17,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import MLNotebooksError, WarehouseLocked
-from ..logs import current_run
+from ..logs import current_run, current_user
 
-# %% ../../nbs/library/data/01_lock.ipynb #915aa6d6
+# %% ../../nbs/library/data/01_lock.ipynb #b3e1c91f
 def _me() -> dict[str, str | int]:
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "user": getpass.getuser(), "since": now, **current_run()}
+    return {"pid": os.getpid(), "host": socket.gethostname(), "user": current_user(), "since": now, **current_run()}
 
 # %% ../../nbs/library/data/01_lock.ipynb #e7a4f216
 def holder(
@@ -41,7 +40,7 @@ def holder(
 def _holder_file(lock: Path) -> Path:
     return lock.with_name(lock.name + ".holder")
 
-# %% ../../nbs/library/data/01_lock.ipynb #fedbf6d3
+# %% ../../nbs/library/data/01_lock.ipynb #148502b9
 @contextmanager
 def exclusive(
     lock: Path,  # file to lock; made when missing
@@ -60,7 +59,8 @@ def exclusive(
             _holder_file(lock).write_text(json.dumps(_me()), encoding="utf-8")
         yield
     finally:
-        _holder_file(lock).unlink(missing_ok=True)
+        with suppress(OSError):
+            _holder_file(lock).unlink(missing_ok=True)
         turn.release()
 
 # %% ../../nbs/library/data/01_lock.ipynb #4c382079

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['Mode', 'Warehouse', 'open_warehouse']
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #e88f8e80
-import getpass
+# %% ../../nbs/library/data/06_warehouse.ipynb #7a82d741
 import json
 import os
 import re
@@ -14,7 +13,7 @@ import socket
 import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -44,10 +43,10 @@ from ml_notebooks.errors import (
     UnknownSnapshot,
     WarehouseUnavailable,
 )
-from ..logs import current_run, get_logger
+from ..logs import current_run, current_user, get_logger
 from ..workspace import Workspace, find_workspace
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #1c26bc95
+# %% ../../nbs/library/data/06_warehouse.ipynb #de7cec67
 Mode = Literal["replace", "append", "upsert"]
 
 
@@ -112,15 +111,15 @@ class Warehouse:
         return Warehouse(self.workspace, snapshot=snapshot)
 
     def publish(self, table: str, data: Data, message: str = "") -> int:
-        """Make `data` the content of `table` and return the new snapshot."""
+        """Make `data` the content of `table` and return the new snapshot; -1 inside a transaction, which makes its own."""
         return _write(self, table, data, "replace", (), message)
 
     def append(self, table: str, data: Data, message: str = "") -> int:
-        """Add the rows of `data` to `table`, by column name, and return the new snapshot."""
+        """Add the rows of `data` to `table`, by column name, and return the new snapshot, as `publish` does."""
         return _write(self, table, data, "append", (), message)
 
     def upsert(self, table: str, data: Data, keys: str | list[str], message: str = "") -> int:
-        """Replace the rows that agree with `data` in `keys`, add the others, and return the new snapshot."""
+        """Replace the rows that agree with `data` in `keys`, add the others, and return the new snapshot, as `publish` does."""
         return _write(self, table, data, "upsert", (keys,) if isinstance(keys, str) else tuple(keys), message)
 
     @contextmanager
@@ -270,10 +269,10 @@ def _load(connection: duckdb.DuckDBPyConnection, table: str, staged: str, mode: 
         connection.execute(f"DELETE FROM lake.{table} AS old USING {staged} AS new WHERE {same}")
     connection.execute(f"INSERT INTO lake.{table} BY NAME FROM {staged}")
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #76738178
+# %% ../../nbs/library/data/06_warehouse.ipynb #b9a44cdc
 def _check_keys(wh: Warehouse, table: str, staged: str, keys: tuple[str, ...]) -> None:
     if not keys:
-        raise BadData(table, "`upsert` was given no key.")
+        raise BadData(table, "`upsert` was given no key.", "Name the columns that tell rows apart.")
     names = ", ".join(map(_identifier, keys))
     query = f"SELECT count(*) FROM (SELECT {names} FROM {staged} GROUP BY {names} HAVING count(*) > 1)"
     try:
@@ -281,28 +280,31 @@ def _check_keys(wh: Warehouse, table: str, staged: str, keys: tuple[str, ...]) -
     except duckdb.Error as error:
         raise explain_write(error, wh.workspace, table) from error
     if twice:
-        raise BadData(table, f"{twice} values of the key {names} stand in several of the new rows.")
+        raise BadData(table, f"{twice} values of the key {names} stand in several of the new rows.", "Give one row for each value of the key.")
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #c22c4975
+# %% ../../nbs/library/data/06_warehouse.ipynb #6045189c
 def _write(wh: Warehouse, table: str, data: Data, mode: Mode, keys: tuple[str, ...], message: str) -> int:
     if wh.read_only:
         raise ReadOnlyWarehouse(table)
     _check_process(wh)
-    if wh._failed is not None:
-        raise wh._failed
-    staged = _stage(wh, table, data)
-    try:
-        if mode == "upsert":
-            _check_keys(wh, table, staged, keys)
-        with _transaction(wh, message or f"{mode} {table}", table):
-            try:
-                _load(wh.connection, table, staged, mode, keys)
-            except duckdb.Error as error:
-                raise explain_write(error, wh.workspace, table) from error
-    finally:
-        with suppress(duckdb.Error):  # a transaction that was rolled back took it along
-            wh.connection.execute(f"DROP TABLE IF EXISTS {staged}")
+    with _joined(wh) if wh._writing else nullcontext():
+        staged = _stage(wh, table, data)
+        try:
+            if mode == "upsert":
+                _check_keys(wh, table, staged, keys)
+            with _transaction(wh, message or f"{mode} {table}", table):
+                _load_or_explain(wh, table, staged, mode, keys)
+        finally:
+            with suppress(duckdb.Error):  # a transaction that was rolled back took it along
+                wh.connection.execute(f"DROP TABLE IF EXISTS {staged}")
     return -1 if wh._writing else _newest(wh.connection)
+
+
+def _load_or_explain(wh: Warehouse, table: str, staged: str, mode: Mode, keys: tuple[str, ...]) -> None:
+    try:
+        _load(wh.connection, table, staged, mode, keys)
+    except duckdb.Error as error:
+        raise explain_write(error, wh.workspace, table) from error
 
 
 def _newest(connection: duckdb.DuckDBPyConnection) -> int:
@@ -355,8 +357,8 @@ def _commit(wh: Warehouse, message: str, what: str) -> None:
     except duckdb.Error as error:
         raise explain_write(error, wh.workspace, what) from error
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #a776dedb
+# %% ../../nbs/library/data/06_warehouse.ipynb #b699d35b
 def _signature(message: str) -> tuple[str, str, str]:
     run = current_run()
     work = f" ({run['run']}/{run.get('step', '')})" if "run" in run else ""
-    return getpass.getuser(), message + work, json.dumps({"host": socket.gethostname(), **run})
+    return current_user(), message + work, json.dumps({"host": socket.gethostname(), **run})

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Explanation', 'explain']
 
-# %% ../../nbs/library/evaluation/02_explain.ipynb #60a36c22
+# %% ../../nbs/library/evaluation/02_explain.ipynb #7d2c4726
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..errors import WrongExplanation
+from ..errors import NotExplainable, WrongExplanation
 
 # %% ../../nbs/library/evaluation/02_explain.ipynb #930bae40
 @dataclass(frozen=True)
@@ -33,22 +33,24 @@ class Explanation:
     def __repr__(self) -> str:
         return f"Explanation({self.contributions.shape[1]} features, {len(self.contributions)} rows)"
 
-# %% ../../nbs/library/evaluation/02_explain.ipynb #b8d3cb0b
+# %% ../../nbs/library/evaluation/02_explain.ipynb #1ea08596
 def explain(
-    model: Any,  # a fitted pipeline: a transformer, then a model of trees
+    model: Any,  # a fitted pipeline: a transformer, then gradient-boosted trees
     frame: pd.DataFrame,  # rows to explain
     sample: int = 2_000,  # at most so many of them, drawn at random
     seed: int = 0,
 ) -> Explanation:
-    """SHAP values of a pipeline that ends in an ensemble of trees.
+    """SHAP values of a pipeline that ends in gradient-boosted trees.
 
-    Raises `WrongExplanation` when the contributions do not add up to the model's output.
+    Raises `NotExplainable` for another kind of model and `WrongExplanation` when the contributions do not add up to the model's output.
     Source: Lundberg et al., From local explanations to global understanding with explainable AI for trees (2020).
     """
     import shap
 
     rows = frame.sample(min(sample, len(frame)), random_state=seed)
     transformer, trees = model[:-1], model[-1]
+    if not hasattr(trees, "_predictors") or not hasattr(trees, "decision_function"):
+        raise NotExplainable(type(trees).__name__)
     names = list(transformer.get_feature_names_out())
     values = pd.DataFrame(np.asarray(transformer.transform(rows), dtype=float), columns=names, index=rows.index)
     explainer = shap.TreeExplainer(trees)

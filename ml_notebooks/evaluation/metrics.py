@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Evaluation', 'evaluate', 'calibration']
 
-# %% ../../nbs/library/evaluation/01_metrics.ipynb #c5d02dfe
+# %% ../../nbs/library/evaluation/01_metrics.ipynb #04b08bb6
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from ..errors import EmptySample, OneClass
+from ..errors import BadSample, EmptySample, OneClass
 
 # %% ../../nbs/library/evaluation/01_metrics.ipynb #ac47b7de
 def _grouped(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +72,14 @@ class Evaluation:
     def _repr_html_(self) -> str:
         return f"<p><b>{self!r}</b></p>" + self.metrics.round(4).to_html(border=0)
 
-# %% ../../nbs/library/evaluation/01_metrics.ipynb #da956555
+# %% ../../nbs/library/evaluation/01_metrics.ipynb #23ea90aa
+def _check_sample(what: str, label: np.ndarray, score: np.ndarray) -> None:
+    if not len(label):
+        raise EmptySample(what)
+    if not np.isin(label, (0, 1)).all() or not np.isfinite(score).all():
+        raise BadSample(what)
+
+
 def evaluate(
     label: np.ndarray | pd.Series,  # 0 or 1, shape (n,)
     score: np.ndarray | pd.Series,  # probability of 1, shape (n,)
@@ -82,12 +89,11 @@ def evaluate(
 ) -> Evaluation:
     """ROC AUC, average precision, Brier score and log loss, with percentile bootstrap intervals.
 
-    Raises `EmptySample` without rows and `OneClass` when all labels agree.
+    Raises `EmptySample` without rows, `BadSample` for other labels or missing scores, and `OneClass` when all labels agree.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 13.
     """
     label, score = np.asarray(label, dtype=float), np.asarray(score, dtype=float)
-    if not len(label):
-        raise EmptySample("The sample to evaluate")
+    _check_sample("The sample to evaluate", label, score)
     if label.min() == label.max():
         raise OneClass("An evaluation", int(label[0]))
     whole = _metrics(label, score, np.ones((1, len(label))))
@@ -108,7 +114,7 @@ def _draws(label: np.ndarray, score: np.ndarray, resamples: int, random: np.rand
             parts.append(_metrics(label, score, weights))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else _metrics(label, score, np.ones((1, n)))
 
-# %% ../../nbs/library/evaluation/01_metrics.ipynb #5499ed17
+# %% ../../nbs/library/evaluation/01_metrics.ipynb #05e1dfd0
 def calibration(
     label: np.ndarray | pd.Series,  # 0 or 1, shape (n,)
     score: np.ndarray | pd.Series,  # probability of 1, shape (n,)
@@ -116,8 +122,7 @@ def calibration(
 ) -> pd.DataFrame:  # one row a bin: said (mean score), happened (share of 1), rows
     """What was predicted and what happened, in bins of equally many rows."""
     label, score = np.asarray(label, dtype=float), np.asarray(score, dtype=float)
-    if not len(label):
-        raise EmptySample("The sample to calibrate")
+    _check_sample("The sample to calibrate", label, score)
     parts = np.array_split(np.argsort(score, kind="stable"), bins)
     rows = [{"said": score[part].mean(), "happened": label[part].mean(), "rows": len(part)} for part in parts if len(part)]
     return pd.DataFrame(rows)

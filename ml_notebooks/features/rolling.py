@@ -9,7 +9,7 @@ __all__ = ['rolling_query']
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-# %% ../../nbs/library/features/02_rolling.ipynb #4d2db783
+# %% ../../nbs/library/features/02_rolling.ipynb #23017209
 def rolling_query(
     facts: str,  # a query or table: entity, timestamp and what is aggregated
     entity: Sequence[str],  # columns that say whom a fact is about; none: everybody
@@ -22,11 +22,11 @@ def rolling_query(
     select = [f"{aggregate} OVER {names[width]} AS {feature}" for feature, (aggregate, width) in aggregates.items()]
     return (
         f"SELECT DISTINCT ON ({keys}) {keys}, {', '.join(select)}\n"
-        f"FROM (SELECT *, epoch({timestamp})::BIGINT AS second FROM ({facts})) AS facts\n"
+        f"FROM (SELECT *, epoch_us({timestamp}) AS known_us FROM ({facts})) AS facts\n"
         f"WINDOW {', '.join(_window(name, entity, width) for width, name in names.items())}"
     )
 
 
 def _window(name: str, entity: Sequence[str], width: timedelta) -> str:
     partition = f"PARTITION BY {', '.join(entity)} " if entity else ""
-    return f"{name} AS ({partition}ORDER BY second RANGE BETWEEN {int(width.total_seconds())} PRECEDING AND CURRENT ROW)"
+    return f"{name} AS ({partition}ORDER BY known_us RANGE BETWEEN {width // timedelta(microseconds=1)} PRECEDING AND CURRENT ROW)"

@@ -32,7 +32,7 @@ class FeatureView:
         """Where it is materialised."""
         return check_table_name(f"features.{self.name}")
 
-# %% ../../nbs/library/features/01_view.ipynb #87329f2b
+# %% ../../nbs/library/features/01_view.ipynb #32c4da08
 def materialize(wh: Warehouse, view: FeatureView) -> int:
     """Publish the rows of a view as `features.<name>` and return the snapshot.
 
@@ -42,7 +42,7 @@ def materialize(wh: Warehouse, view: FeatureView) -> int:
     types = dict(zip(rows.columns, map(str, rows.types), strict=True))
     missing = [column for column in (*view.entity, view.timestamp) if column not in types]
     if missing:
-        raise BadData(view.table, f"Its query has no column {', '.join(missing)}.")
+        raise BadData(view.table, f"Its query has no column {', '.join(missing)}.", "Let the query give entity, timestamp and features.")
     if types[view.timestamp] != "TIMESTAMP WITH TIME ZONE":
         raise NaiveTime(f"the view `{view.name}`", view.timestamp, types[view.timestamp])
     keys = ", ".join((*view.entity, view.timestamp))
@@ -52,12 +52,13 @@ def materialize(wh: Warehouse, view: FeatureView) -> int:
         _refuse_ties(wh, view, keys)
     return wh.versions()[view.table]
 
-# %% ../../nbs/library/features/01_view.ipynb #546175eb
+# %% ../../nbs/library/features/01_view.ipynb #2e76d9ff
 def _refuse_ties(wh: Warehouse, view: FeatureView, keys: str) -> None:
     query = f"SELECT count(*) - count(DISTINCT ({keys})) FROM {view.table}"
     ties = wh.sql(query).fetchall()[0][0]
     if ties:
-        raise BadData(view.table, f"{ties} of its rows share entity and timestamp with another.")
+        reason = f"{ties} of its rows share entity and timestamp with another."
+        raise BadData(view.table, reason, "Let the query give one row for each entity and instant.")
 
 # %% ../../nbs/library/features/01_view.ipynb #4b4a3b41
 def _columns(wh: Warehouse, view: FeatureView, table: str, at: str) -> list[str]:

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['Status', 'StepResult', 'Run', 'new_run', 'write_run', 'read_runs', 'read_steps']
 
-# %% ../../nbs/library/pipelines/04_ledger.ipynb #eba029b7
-import getpass
+# %% ../../nbs/library/pipelines/04_ledger.ipynb #7195c7c1
 import json
 import os
 import socket
@@ -18,6 +17,7 @@ from typing import Any, Literal
 import psutil
 
 from ..data.warehouse import Warehouse
+from ..logs import current_user
 from .record import Value
 from ..workspace import Workspace
 
@@ -68,7 +68,7 @@ def new_run(pipeline: str, reports: str) -> Run:
     name = f"{started:%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
     return Run(name, pipeline, "running", started, f"{reports}/{pipeline}/{name}")
 
-# %% ../../nbs/library/pipelines/04_ledger.ipynb #e6ef833c
+# %% ../../nbs/library/pipelines/04_ledger.ipynb #4abcf4a2
 def _git_commit(workspace: Workspace) -> str:
     command = ["git", "-C", str(workspace.root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
@@ -89,7 +89,7 @@ def _run_row(run: Run, workspace: Workspace) -> dict[str, Any]:
         "report": run.report,
         "error": run.error,
         "git": _git_commit(workspace),
-        "who": getpass.getuser(),
+        "who": current_user(),
         "host": socket.gethostname(),
         "pid": process.pid,
         "pid_started": process.create_time(),

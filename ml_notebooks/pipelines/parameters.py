@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Parameter', 'declared_parameters', 'read_parameters', 'check_value', 'check_parameters', 'parse_value']
 
-# %% ../../nbs/library/pipelines/01_parameters.ipynb #37c57435
+# %% ../../nbs/library/pipelines/01_parameters.ipynb #e098ed93
 import ast
 import io
 import json
@@ -18,7 +18,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from ..errors import BadNotebook, BadParameter, NoParametersCell, UnknownParameter
+from ml_notebooks.errors import (
+    BadNotebook,
+    BadParameter,
+    BadParametersCell,
+    NoParametersCell,
+    UnknownParameter,
+)
 
 # %% ../../nbs/library/pipelines/01_parameters.ipynb #398f31a9
 @dataclass(frozen=True)
@@ -49,35 +55,38 @@ def _comments(source: str) -> dict[int, str]:
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {token.start[0]: token.string.lstrip("# ").strip() for token in tokens if token.type == tokenize.COMMENT}
 
-# %% ../../nbs/library/pipelines/01_parameters.ipynb #3742efb1
+# %% ../../nbs/library/pipelines/01_parameters.ipynb #a64b9419
 def declared_parameters(
     source: str,  # text of the parameters cell
     where: str,  # how messages call the notebook
 ) -> list[Parameter]:
     """The parameters that a cell declares.
 
-    Raises `BadNotebook` when the cell holds anything but assignments of plain values.
+    Raises `BadParametersCell` when the cell holds anything but assignments of plain values.
     """
-    parameters, comments = [], _comments(source)
-    for node in ast.parse(source).body:
+    try:
+        parameters, comments, body = [], _comments(source), ast.parse(source).body
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise BadParametersCell(where, f"It is not Python: {error.args[0]}.") from None
+    for node in body:
         target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
         if not isinstance(node, ast.AnnAssign | ast.Assign) or not isinstance(target, ast.Name) or node.value is None:
-            raise BadNotebook(where, f"Its parameters cell holds more than assignments: `{ast.unparse(node)}`.")
+            raise BadParametersCell(where, f"It holds more than assignments: `{ast.unparse(node)}`.")
         try:
             default = ast.literal_eval(node.value)
             kind = _type(node, default)
         except (ValueError, NameError, TypeError, AttributeError):
-            raise BadNotebook(where, f"The parameter `{target.id}` is not a plain value of a plain type.") from None
+            raise BadParametersCell(where, f"`{target.id}` is not a plain value of a plain type.") from None
         parameters.append(Parameter(target.id, kind, default, comments.get(node.end_lineno or 0, "")))
     return parameters
 
-# %% ../../nbs/library/pipelines/01_parameters.ipynb #03974ddd
+# %% ../../nbs/library/pipelines/01_parameters.ipynb #1d0c17f1
 def read_parameters(
     notebook: Path,
 ) -> list[Parameter] | None:  # None where no cell is tagged `parameters`
     """The parameters that a notebook declares.
 
-    Raises `BadNotebook` when the file is not a notebook.
+    Raises `BadNotebook` when the file is not a notebook and `BadParametersCell`.
     """
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['MIME', 'Value', 'Record', 'format_value', 'record', 'collect']
 
-# %% ../../nbs/library/pipelines/03_record.ipynb #6ff684e4
+# %% ../../nbs/library/pipelines/03_record.ipynb #e0902206
 import html
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from ..errors import NotRecordable
 
 # %% ../../nbs/library/pipelines/03_record.ipynb #9637b0bb
 MIME = "application/vnd.mlnb.record+json"
@@ -32,7 +34,7 @@ class Record:
         shown = f"<b>{html.escape(self.name)}</b> = {html.escape(format_value(self.value))}"
         return {MIME: {"name": self.name, "value": self.value}, "text/html": shown, "text/plain": repr(self)}
 
-# %% ../../nbs/library/pipelines/03_record.ipynb #1ca9b6d8
+# %% ../../nbs/library/pipelines/03_record.ipynb #e8ad74e1
 def format_value(value: Value) -> str:
     """A figure as people read it: four significant digits, thousands apart."""
     if isinstance(value, float):
@@ -46,7 +48,7 @@ def _plain(name: str, value: object) -> Value:
         return None
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"`{name}` cannot be recorded: a number, a text or a truth value is needed, found {type(value).__name__}.")
+    raise NotRecordable(name, type(value).__name__)
 
 # %% ../../nbs/library/pipelines/03_record.ipynb #2cd5e017
 def record(

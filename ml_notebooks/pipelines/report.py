@@ -14,7 +14,7 @@ from typing import Any
 from .ledger import Run, StepResult
 from .record import format_value
 
-# %% ../../nbs/library/pipelines/06_report.ipynb #6b273e8e
+# %% ../../nbs/library/pipelines/06_report.ipynb #f98d27d7
 STYLE = """
 :root { --ink: #1d2530; --soft: #5b6675; --line: #dde3ea; --wash: #f6f8fa; --good: #0b6e4f; --bad: #b3261e; }
 * { box-sizing: border-box; }
@@ -22,7 +22,7 @@ body { font: 16px/1.6 system-ui, sans-serif; color: var(--ink); max-width: 62rem
 h1 { font-size: 1.9rem; line-height: 1.2; margin: .2rem 0 .6rem; } h2 { font-size: 1.3rem; margin-top: 2.2rem; }
 a { color: #0f5cab; } nav { font-size: .9rem; color: var(--soft); }
 blockquote { margin: 0 0 1rem; color: var(--soft); font-size: 1.1rem; }
-table { border-collapse: collapse; font-size: .88rem; margin: .8rem 0; display: block; overflow-x: auto; }
+table, th, td { border: 0; } table { border-collapse: collapse; font-size: .88rem; margin: .8rem 0; display: block; overflow-x: auto; }
 th, td { padding: .3rem .8rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
 pre, code { font: .85rem/1.5 ui-monospace, Menlo, Consolas, monospace; }

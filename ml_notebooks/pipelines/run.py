@@ -96,7 +96,7 @@ def _explain(error: Exception, workspace: Workspace, step: Step, cell: int, note
         return DiskFull(f"The notebook of step `{step.name}`", str(error))
     return StepFailed(step.name, cell, redact(f"{type(error).__name__}: {error}", secret_values(workspace.settings)), notebook)
 
-# %% ../../nbs/library/pipelines/07_run.ipynb #4fe07101
+# %% ../../nbs/library/pipelines/07_run.ipynb #fa370484
 def _run_step(workspace: Workspace, run: Run, step: Step, observer: Observer) -> tuple[StepResult, BaseException | None]:
     folder, started = workspace.path(run.report), datetime.now(timezone.utc)
     output, relative = folder / step.notebook.name, f"{run.report}/{step.notebook.name}"
@@ -108,12 +108,24 @@ def _run_step(workspace: Workspace, run: Run, step: Step, observer: Observer) ->
     except KeyboardInterrupt as error:
         problem = error
     except Exception as error:  # noqa: BLE001 - whatever a step does, the run is written down
-        problem = _explain(error, workspace, step, seen[0], relative)
-    records = _keep(output, step)
+        problem = _explain(error, workspace, step, _code_cell(output, seen[0]), relative)
+    try:
+        records = _keep(output, step)
+    except OSError as error:
+        records, problem = {}, problem or _explain(error, workspace, step, 0, relative)
     seconds = (datetime.now(timezone.utc) - started).total_seconds()
     message = "" if problem is None else _say(problem)
     status: Status = "succeeded" if problem is None else "failed"
     return StepResult(step.name, relative, status, started, round(seconds, 3), records, message), problem
+
+
+def _code_cell(output: Path, cell: int) -> int:
+    """How many of an executed notebook's first `cell` cells are code: the number in brackets beside it in Jupyter."""
+    import nbformat
+
+    if not output.exists():
+        return 0
+    return sum(each.cell_type == "code" for each in nbformat.read(output, as_version=4).cells[:cell])
 
 
 def _say(problem: BaseException) -> str:

@@ -6,7 +6,7 @@
 __all__ = ['SIGNATURE', 'ALLOWED_TYPES', 'Registry', 'tracking_uri', 'open_registry', 'experiment', 'log_run', 'log_model',
            'register', 'RegisteredModel', 'load_model', 'load_run_model']
 
-# %% ../../nbs/library/training/03_registry.ipynb #5e86acf8
+# %% ../../nbs/library/training/03_registry.ipynb #a54a561d
 import os
 import tempfile
 from collections.abc import Mapping
@@ -23,8 +23,7 @@ from ..workspace import Workspace, find_workspace
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.update({"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"} | dict(os.environ))
 
 # %% ../../nbs/library/training/03_registry.ipynb #d64ad570
 @dataclass(frozen=True)
@@ -50,14 +49,15 @@ def _artifacts(workspace: Workspace) -> str:
     place = workspace.settings.tracking.artifacts
     return place if "://" in place else workspace.path(place).as_uri()
 
-# %% ../../nbs/library/training/03_registry.ipynb #14282033
+# %% ../../nbs/library/training/03_registry.ipynb #56f22e67
 def open_registry(
     workspace: Workspace | None = None,  # default: the one at or above the working folder
 ) -> Registry:
     """The workspace's registry, its store made when it is not there yet."""
     import logging
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
     workspace = workspace or find_workspace()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Fold', 'Split', 'expanding_months']
 
-# %% ../../nbs/library/training/01_split.ipynb #a3c69307
+# %% ../../nbs/library/training/01_split.ipynb #a43d7a86
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -13,9 +13,9 @@ from datetime import date
 import numpy as np
 import pandas as pd
 
-from ..errors import EmptySample
+from ..errors import EmptySample, OverlappingPeriods
 
-# %% ../../nbs/library/training/01_split.ipynb #940fae78
+# %% ../../nbs/library/training/01_split.ipynb #41a8f4fb
 @dataclass(frozen=True)
 class Split:
     """Named periods of time, each with its first and its last day."""
@@ -26,7 +26,7 @@ class Split:
     def __post_init__(self) -> None:
         days = [day for period in self.periods.values() for day in period]
         if days != sorted(days):
-            raise ValueError("The periods of a split must follow one another in time, without overlap.")
+            raise OverlappingPeriods(", ".join(f"{name} {first} to {last}" for name, (first, last) in self.periods.items()) + ".")
 
     def rows(self, frame: pd.DataFrame, period: str) -> pd.DataFrame:
         """The rows of a period.

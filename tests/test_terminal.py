@@ -1,0 +1,118 @@
+"""What `mlnb` prints: in a real terminal, wide and narrow, and as JSON."""
+
+import fcntl
+import json
+import math
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from datetime import date, datetime, timezone
+from decimal import Decimal
+
+import nbformat
+import numpy as np
+import pytest
+
+from ml_notebooks.terminal import plain, print_rows, show
+
+RECORD = "from ml_notebooks.pipelines.record import record\nrecord('orders', 5)"
+
+
+def in_terminal(*words, cwd, columns=100):
+    """What `mlnb` shows in a terminal of so many columns, without escape sequences."""
+    here, there = pty.openpty()
+    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
+    command = [sys.executable, "-m", "ml_notebooks", *words]
+    process = subprocess.Popen(command, cwd=cwd, stdout=there, stderr=there, env=environment)
+    os.close(there)
+    shown = b""
+    while True:
+        try:
+            part = os.read(here, 65536)
+        except OSError:  # Linux says so when the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(here)
+    return process.wait(), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+
+
+@pytest.fixture
+def ran(workspace):
+    """A workspace with a pipeline of two steps, the second of which fails."""
+    folder = workspace / "nbs" / "pipelines" / "small"
+    for name, cell in (("first", RECORD), ("second", "1 / 0")):
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), folder / f"{name}.ipynb")
+    steps = "\n".join(f"  - {{name: {name}, notebook: {name}.ipynb}}" for name in ("first", "second"))
+    (folder / "pipeline.yaml").write_text(f"title: A small one\nsteps:\n{steps}\n")
+    return workspace
+
+
+def test_a_run_is_shown_live_and_its_rows_fit_any_width(ran):
+    status, shown = in_terminal("run", "small", cwd=ran)
+    assert status == 1
+    assert re.search(r"first +succeeded +\d+\.\d +orders 5", shown)
+    assert re.search(r"cell 1/1", shown) and re.search(r"second +failed", shown)
+    assert "ZeroDivisionError" in shown and "Traceback" not in shown
+
+    _, wide = in_terminal("runs", cwd=ran, columns=160)
+    assert re.search(r"run +pipeline +status +started", wide)
+    _, narrow = in_terminal("runs", cwd=ran, columns=50)
+    assert re.search(r"^status +failed", narrow, re.MULTILINE)
+    assert max(map(len, narrow.splitlines())) <= 50
+
+
+@pytest.mark.parametrize(
+    ("value", "json_value"),
+    [
+        (math.nan, None),
+        (math.inf, None),
+        (np.float64(0.5), 0.5),
+        (np.int64(3), 3),
+        (Decimal("1.5"), 1.5),
+        (date(2013, 10, 1), "2013-10-01"),
+        (datetime(2013, 10, 1, tzinfo=timezone.utc), "2013-10-01T00:00:00+00:00"),
+        ({"a": [math.nan, (1, 2)]}, {"a": [None, [1, 2]]}),
+        (b"\x00", "b'\\x00'"),
+        (None, None),
+        (True, True),
+    ],
+)
+def test_json_says_every_value(value, json_value):
+    assert plain(value) == json_value
+    json.dumps(plain(value), allow_nan=False)
+
+
+def test_a_table_shows_every_value():
+    assert show(None) == "" and show(0.123456) == "0.1235" and show({"a": 1.0, "b": "x"}) == "a 1, b x"
+    assert show(datetime(2013, 10, 1, 5, 17, tzinfo=timezone.utc)) == "2013-10-01 05:17:00"
+
+
+def test_rows_are_not_cut_where_there_is_no_terminal(capsys):
+    long = "x" * 300
+    print_rows([{"name": long, "n": 1}], ["name", "n"], as_json=False)
+    assert long in capsys.readouterr().out
+    print_rows([], ["name"], as_json=False, empty="Nothing here.")
+    assert capsys.readouterr().out == "Nothing here.\n"
+    print_rows([], ["name"], as_json=True)
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_version_and_help(workspace, mlnb):
+    assert re.fullmatch(r"mlnb \d+\.\d+\.\d+\n", mlnb("--version", cwd=workspace).stdout)
+    shown = mlnb("--help", cwd=workspace).stdout
+    for command in ("init", "run", "sql", "tables", "runs", "dashboard", "doctor"):
+        assert command in shown
+
+
+def test_sql_says_when_it_shows_only_some_rows(workspace, mlnb):
+    shown = mlnb("sql", "SELECT * FROM range(30)", "--limit", "10", cwd=workspace).stdout
+    assert "and more: --limit 100" in shown
+    rows = json.loads(mlnb("sql", "SELECT * FROM range(30)", "--limit", "10", "--json", cwd=workspace).stdout)
+    assert len(rows) == 30
