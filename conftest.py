@@ -30,8 +30,8 @@ class CellError(Exception):
 
 def directives(source):
     """The `#|` directives of a cell, as a dictionary from name to value."""
-    pairs = (line[2:].strip().partition(" ") for line in source.splitlines() if line.startswith("#|"))
-    return {name.rstrip(":"): value.strip() for name, _, value in pairs}
+    pairs = (re.match(r"#\|\s*([\w-]*):?\s*(.*)", line) for line in source.splitlines() if line.startswith("#|"))
+    return {pair.group(1): pair.group(2).strip() for pair in pairs if pair}
 
 
 def is_skipped(cell, marks):

@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
+ENDED = "Interrupted. What was published and executed so far is kept; `mlnb runs` shows the runs."
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -60,17 +61,30 @@ def run(
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE for every step that declares it, or STEP.NAME=VALUE.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Run a pipeline's notebooks in order."""
-    from .pipelines.run import run_pipeline
+    from .pipelines.run import Silent, run_pipeline
     from .terminal import observer
 
     workspace = find()
-    run = run_pipeline(workspace, name, split_parameters(parameter or []), observer())
+    run = run_pipeline(workspace, name, split_parameters(parameter or []), Silent() if json else observer())
+    if json:
+        print_run(run.run)
+        return
     report = Path(os.path.relpath(workspace.path(run.report) / "index.html"))
     print(f"Report: {report}")
     print("Next:   mlnb dashboard   performance and drift in the browser")
     print("        jupyter lab      open the steps in nbs/pipelines and change them")
+
+
+def print_run(name: str) -> None:
+    """Print a run as JSON: what `mlnb runs --json` says of it, and its steps."""
+    from .pipelines.ledger import read_runs, read_steps
+    from .terminal import print_json
+
+    with reading() as wh:
+        print_json(next(run | {"steps": read_steps(wh, name)} for run in read_runs(wh) if run["run"] == name))
 
 
 def split_parameters(texts: list[str]) -> dict[str, str]:
@@ -135,7 +149,7 @@ def runs(
 @app.command()
 def dashboard(
     name: Annotated[str, typer.Argument(help="A notebook in nbs/dashboards.")] = "overview",
-    port: Annotated[int | None, typer.Option(help="Port to listen on; default from settings.ini.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on; default from settings.ini.")] = None,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
     """Serve a dashboard with Voila."""
@@ -175,6 +189,8 @@ def main() -> None:
     from .errors import MLNotebooksError
 
     debug = "--debug" in sys.argv
+    if debug:  # wherever it stands
+        sys.argv = [sys.argv[0], "--debug", *(word for word in sys.argv[1:] if word != "--debug")]
     try:
         app()
     except MLNotebooksError as error:
@@ -182,7 +198,11 @@ def main() -> None:
     except SystemExit as error:
         if error.code != INTERRUPTED:  # typer makes this of Ctrl-C
             raise
-        fail("Interrupted. What was published and executed so far is kept; `mlnb runs` shows the run.", error, debug, INTERRUPTED)
+        fail(ENDED, error, debug, INTERRUPTED)
+    except RuntimeError as error:
+        if "Query interrupted" not in str(error):  # DuckDB makes this of it
+            fail(unforeseen(error), error, debug)
+        fail(ENDED, error, debug, INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:  # noqa: BLE001 - the last word before the shell

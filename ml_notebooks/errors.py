@@ -9,8 +9,8 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'Settings
            'ContractBroken', 'EmptySample', 'BadSample', 'OneClass', 'NaiveTime', 'NotExplainable',
            'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel', 'UnknownPipeline', 'BadPipeline',
            'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
-           'BadParameter', 'NotRecordable', 'StepFailed', 'KernelDied', 'PipelineBusy', 'UnknownDashboard',
-           'DashboardFailed', 'PortTaken']
+           'BadParameter', 'NotRecordable', 'StepFailed', 'KernelDied', 'PipelineBusy', 'UnknownKernel',
+           'UnknownDashboard', 'DashboardFailed', 'PortTaken']
 
 # %% ../nbs/library/01_errors.ipynb #8e73d46d
 import re
@@ -421,13 +421,24 @@ class KernelDied(MLNotebooksError, RuntimeError):
             f"The cells up to there are kept in {notebook}; run the step again with more memory free.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #e0138a9b
+# %% ../nbs/library/01_errors.ipynb #c705e5f3
 class PipelineBusy(MLNotebooksError, TimeoutError):
     """Another run of the same pipeline is under way."""
 
     def __init__(self, pipeline: str, holder: str):
         super().__init__(
             f"Pipeline `{pipeline}` is already running.", f"It is held by {holder}.", "Wait for it, or end it."
+        )
+
+
+class UnknownKernel(MLNotebooksError, KeyError):
+    """The kernel that is to run the steps is not installed."""
+
+    def __init__(self, name: str, known: Iterable[str]):
+        super().__init__(
+            f"There is no kernel `{name}`.",
+            f"Installed: {', '.join(sorted(known))}.",
+            "Set `kernel` in [run] of settings.ini to one of these.",
         )
 
 

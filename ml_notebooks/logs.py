@@ -60,13 +60,15 @@ class _RedactingRenderer:
 def _add_run(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     return {**current_run(), **event}
 
-# %% ../nbs/library/03_logs.ipynb #d633d2c0
+# %% ../nbs/library/03_logs.ipynb #b1814261
 def configure_logs(
     settings: LogSettings,  # level, format and file
     secrets: Iterable[str] = (),  # values that must not be written
     stream: TextIO | None = None,  # where to, when no file is set; default standard error
 ) -> None:
     """Make every logger of this process write as `settings` say."""
+    if settings.file:
+        settings.file.parent.mkdir(parents=True, exist_ok=True)
     target = settings.file.open("a", encoding="utf-8") if settings.file else stream or sys.stderr
     structlog.configure(
         processors=[

@@ -7,8 +7,9 @@ __all__ = ['Layer', 'RESERVED', 'Section', 'WorkspaceSettings', 'WarehouseSettin
            'LogSettings', 'DashboardSettings', 'Settings', 'section_models', 'chosen_profile', 'load_settings',
            'secret_values']
 
-# %% ../nbs/library/02_settings.ipynb #b9ee5d80
+# %% ../nbs/library/02_settings.ipynb #82e59de7
 import os
+import re
 from collections.abc import Iterator, Mapping
 from configparser import ConfigParser
 from configparser import Error as IniError
@@ -122,7 +123,7 @@ def _is_secret(section: str, key: str) -> bool:
     field = section_models()[section].model_fields.get(key)
     return field is not None and "SecretStr" in str(field.annotation)
 
-# %% ../nbs/library/02_settings.ipynb #785fe247
+# %% ../nbs/library/02_settings.ipynb #989a1dc9
 Layer = dict[tuple[str, str], str]  # (section, key) -> value as it is written
 
 
@@ -130,7 +131,7 @@ def _read_ini(path: Path) -> ConfigParser:
     parser = ConfigParser(interpolation=None, inline_comment_prefixes=(";", " #"))
     try:
         parser.read(path, encoding="utf-8")
-    except IniError as error:
+    except (IniError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise SettingsError(str(path), "the file", reason, "sections and `key = value` lines") from None
     return parser
@@ -237,10 +238,17 @@ def load_settings(
         section, key = str(first["loc"][0]), str(first["loc"][1]) if len(first["loc"]) > 1 else ""
         raise _explain(first, _origin(section, key, root, profile, layers)) from None
 
-# %% ../nbs/library/02_settings.ipynb #81baae0f
+# %% ../nbs/library/02_settings.ipynb #ec8db164
 def secret_values(settings: Settings) -> Iterator[str]:
-    """The values of all secret settings, for redaction."""
+    """The values of all secret settings, and passwords inside addresses, for redaction."""
     for section in section_models():
         for value in dict(getattr(settings, section)).values():
             if isinstance(value, SecretStr) and value.get_secret_value():
                 yield value.get_secret_value()
+            elif isinstance(value, str):
+                yield from _passwords_in(value)
+
+
+def _passwords_in(address: str) -> list[str]:
+    found = re.findall(r"\bpassword=(\S+)|://[^/:@\s]*:([^/@\s]+)@", address)
+    return [first or second for first, second in found]

@@ -51,10 +51,15 @@ def show(value: Any) -> str:
     return "" if value is None else format_value(value) if isinstance(value, float) else str(value)
 
 
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
 def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool, empty: str = "No rows.") -> None:
     """Print rows as a table that fits the terminal, or as JSON."""
     if as_json:
-        print(json.dumps(plain(list(rows)), indent=2, ensure_ascii=False))
+        print_json(list(rows))
         return
     if not rows:
         print(empty)
@@ -120,10 +125,13 @@ class Lines:
 
     def step_finished(self, result: "StepResult") -> None:
         """Say how a step ended."""
-        print(f"  {result.step:<10} {result.status:<10} {result.seconds:7.1f} s  {recorded(result)}", flush=True)
+        print(f"  {result.step:<10} {result.status} after {result.seconds:.1f} s", flush=True)
 
     def run_finished(self, run: "Run") -> None:
         """Say how the run ended."""
+        columns = ["step", "status", "seconds", "recorded"]
+        rows = [{"step": s.step, "status": s.status, "seconds": s.seconds, "recorded": recorded(s)} for s in run.steps]
+        print_rows(rows, columns, as_json=False)
         print(f"{run.status} after {run.seconds:.0f} s", flush=True)
 
 
@@ -137,7 +145,7 @@ class LiveDisplay:
 
     def run_started(self, run: "Run", pipeline: "Pipeline") -> None:
         """Begin to draw."""
-        self.console.print(f"[bold]{pipeline.name}[/bold]  {pipeline.title}  [dim]run {run.run}[/dim]")
+        self.console.print(Text(f"{pipeline.name}: {pipeline.title} (run {run.run})"))
         self.steps = [step.name for step in pipeline.steps]
         self.live = Live(get_renderable=self.table, console=self.console, refresh_per_second=4)
         self.live.start()
@@ -170,7 +178,7 @@ class LiveDisplay:
         """One step's row."""
         if name in self.results:
             result = self.results[name]
-            return name, Text(result.status, STYLES[result.status]), f"{result.seconds:.1f}", recorded(result)
+            return name, Text(result.status, STYLES[result.status]), f"{result.seconds:.1f}", Text(recorded(result))
         if name == self.current:
             return name, Text(self.place, STYLES["running"]), f"{time.monotonic() - self.since:.1f}", ""
         return Text(name, "dim"), "", "", ""

@@ -46,7 +46,8 @@ def small(workspace):
 def assert_said(process, *words):
     """One message, no traceback, exit status 1."""
     assert process.returncode == 1, process.stdout + process.stderr
-    assert process.stderr.startswith("mlnb: ") and "Traceback" not in process.stderr
+    assert process.stderr.startswith("mlnb: ")
+    assert "Traceback" not in process.stderr and "not foreseen" not in process.stderr
     for word in words:
         assert word in process.stderr
 
@@ -262,6 +263,66 @@ def test_secrets_do_not_reach_the_ledger_or_the_message(small, mlnb):
     process = mlnb("run", "small", cwd=small, MLNB_WAREHOUSE__S3_SECRET="canary-7351")
     assert process.returncode == 1 and "canary-7351" not in process.stderr + process.stdout and "***" in process.stderr
     assert "canary-7351" not in json.dumps(ledger(small), default=str)
+    written = [file for file in (small / "reports").rglob("*") if file.is_file()]
+    assert written and all(b"canary-7351" not in file.read_bytes() for file in written)
+
+
+def test_interrupting_a_query(workspace):
+    process = start(workspace, "sql", "SELECT count(*) FROM range(10_000_000_000) AS a, range(100_000) AS b")
+    wait_for(workspace / "data" / "catalog.sqlite", process)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Interrupted" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "words"),
+    [
+        ("[warehouse]\ncatalogue = x\n", {}, ["[warehouse]", "`catalogue`", "Did you mean `catalog`?"]),
+        ("[warehous]\ncatalog = x\n", {}, ["`[warehous]`", "Did you mean `warehouse`?"]),
+        ("[profile:prod]\nlogs.level = info\n", {"MLNB_PROFILE": "prdo"}, ["MLNB_PROFILE", "Did you mean `prod`?"]),
+        ("", {"MLNB_WAREHOUSE__CATALOGUE": "x"}, ["The environment", "MLNB_WAREHOUSE__CATALOGUE"]),
+        ("[warehouse]\npassword = hush-9157\n", {}, ["`password`", ".env"]),
+    ],
+)
+def test_settings_that_are_not_right(workspace, mlnb, text, environment, words):
+    (workspace / "settings.ini").write_text(f"[workspace]\nname = small\n{text}")
+    process = mlnb("tables", cwd=workspace, **environment)
+    assert_said(process, *words)
+    assert "hush-9157" not in process.stderr
+
+
+def test_a_kernel_that_is_not_installed(small, mlnb):
+    write_step(small, "second", "pass")
+    assert_said(mlnb("run", "small", cwd=small, MLNB_RUN__KERNEL="nope"), "no kernel `nope`", "settings.ini")
+    assert not (small / "reports").exists()
+
+
+def test_a_parameters_cell_that_is_not_python(small, mlnb):
+    write_step(small, "second", "pass", parameters="rows: int = ")
+    assert_said(mlnb("run", "small", cwd=small), "`parameters` cell of `second.ipynb`")
+
+
+def test_a_notebook_that_is_not_one(small, mlnb):
+    (small / "nbs" / "pipelines" / "small" / "second.ipynb").write_text("{")
+    assert_said(mlnb("run", "small", cwd=small), "`second.ipynb` is not a notebook")
+
+
+def test_a_catalogue_that_is_not_one(small, mlnb):
+    (small / "data").mkdir()
+    (small / "data" / "catalog.sqlite").write_bytes(b"rubbish" * 1000)
+    assert_said(mlnb("tables", cwd=small), "could not be opened", "[warehouse]")
+
+
+def test_a_run_as_json(small, mlnb):
+    write_step(small, "second", "pass")
+    run = json.loads(mlnb("run", "small", "--json", cwd=small).stdout)
+    assert run["status"] == "succeeded" and [step["step"] for step in run["steps"]] == ["first", "second"]
+    runs = json.loads(mlnb("runs", "small", "--json", cwd=small).stdout)
+    assert {"run", "pipeline", "status", "started", "seconds", "records", "report"} <= set(runs[0])
+    assert runs[0]["run"] == run["run"] and runs[0]["records"] == {"orders": 5} and (small / runs[0]["report"] / "index.html").is_file()
+    assert json.loads(mlnb("runs", "other", "--json", cwd=small).stdout) == []
 
 
 def test_papermill_alone_runs_a_step(small):

@@ -19,7 +19,7 @@ import pytest
 
 from ml_notebooks.terminal import plain, print_rows, show
 
-RECORD = "from ml_notebooks.pipelines.record import record\nrecord('orders', 5)"
+RECORD = "from ml_notebooks.pipelines.record import record\nrecord('orders', 5)\nrecord('odd', '[/x]')"
 
 
 def in_terminal(*words, cwd, columns=100):

@@ -46,7 +46,7 @@ from ml_notebooks.errors import (
 from ..logs import current_run, current_user, get_logger
 from ..workspace import Workspace, find_workspace
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #de7cec67
+# %% ../../nbs/library/data/06_warehouse.ipynb #e7ae797d
 Mode = Literal["replace", "append", "upsert"]
 
 
@@ -72,7 +72,8 @@ class Warehouse:
         return f"Warehouse({len(self.names())} tables, {'reading' if self.read_only else 'writing'})"
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, ending a query that still runs."""
+        self.connection.interrupt()
         self.connection.close()
 
     def sql(self, query: str, parameters: list[object] | None = None) -> duckdb.DuckDBPyRelation:

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['CellStarted', 'write_notebook', 'Engine', 'execute']
 
-# %% ../../nbs/library/pipelines/05_engine.ipynb #f3425ec0
+# %% ../../nbs/library/pipelines/05_engine.ipynb #fba53b29
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,23 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 from traitlets.config import Config
 
-# %% ../../nbs/library/pipelines/05_engine.ipynb #fa229f44
+from ..logs import redact
+
+# %% ../../nbs/library/pipelines/05_engine.ipynb #a030682a
 CellStarted = Callable[[int, int], None]  # called with the number of the cell and of all cells
 
 
 class _Manager(NotebookExecutionManager):
     """papermill's bookkeeping of a notebook under way, with an atomic save and a word to the caller."""
 
-    def __init__(self, nb: Any, save_to: Path | None, on_cell: CellStarted | None, **kwargs: Any):
+    def __init__(self, nb: Any, save_to: Path | None, on_cell: CellStarted | None, secrets: Iterable[str], **kwargs: Any):
         super().__init__(nb, **kwargs)
-        self.save_to, self.on_cell = save_to, on_cell
+        self.save_to, self.on_cell, self.secrets = save_to, on_cell, list(secrets)
 
     def save(self, **kwargs: Any) -> None:
         """Write the notebook beside its place and move it there."""
         if self.save_to is not None:
-            write_notebook(self.nb, self.save_to)
+            write_notebook(self.nb, self.save_to, self.secrets)
         self.last_save_time = self.now()
 
     def cell_start(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
@@ -43,17 +45,17 @@ class _Manager(NotebookExecutionManager):
             self.on_cell(cell_index + 1, len(self.nb.cells))
         super().cell_start(cell, cell_index, **kwargs)
 
-# %% ../../nbs/library/pipelines/05_engine.ipynb #587055d6
-def write_notebook(notebook: Any, path: Path) -> None:
-    """Write a notebook so that `path` holds either the old one or the new one, whole."""
+# %% ../../nbs/library/pipelines/05_engine.ipynb #1f187f73
+def write_notebook(notebook: Any, path: Path, secrets: Iterable[str] = ()) -> None:
+    """Write a notebook, secrets as stars, so that `path` holds either the old one or the new one, whole."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+        beside.write_text(redact(nbformat.writes(notebook), secrets) + "\n", encoding="utf-8")
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
-# %% ../../nbs/library/pipelines/05_engine.ipynb #f8eebde4
+# %% ../../nbs/library/pipelines/05_engine.ipynb #99ec0bbd
 class Engine(NBClientEngine):
     """papermill's engine on nbclient, with whole saves, a callback and an environment."""
 
@@ -68,6 +70,7 @@ class Engine(NBClientEngine):
         autosave_cell_every: int = 30,
         on_cell: CellStarted | None = None,  # called as each cell begins
         env: Mapping[str, str] | None = None,  # the kernel's environment; default this process's
+        secrets: Iterable[str] = (),  # values that are not to be saved
         **kwargs: Any,
     ) -> Any:
         """Execute the cells of a notebook and return it."""
@@ -75,6 +78,7 @@ class Engine(NBClientEngine):
             nb,
             Path(output_path) if output_path else None,
             on_cell,
+            secrets,
             progress_bar=progress_bar,
             log_output=log_output,
             autosave_cell_every=autosave_cell_every,
@@ -123,7 +127,7 @@ class _SavingEngine(Engine):
 
 papermill_engines.register("mlnb-runner", _SavingEngine)
 
-# %% ../../nbs/library/pipelines/05_engine.ipynb #7b5966cd
+# %% ../../nbs/library/pipelines/05_engine.ipynb #bb496429
 def execute(
     notebook: Path,
     output: Path,  # where the executed notebook is kept; its folder exists
@@ -134,6 +138,7 @@ def execute(
     start_timeout: int = 60,  # seconds
     cell_timeout: int | None = None,  # seconds
     log: Path | None = None,  # a file that gets what the kernel itself writes
+    secrets: Iterable[str] = (),  # values that are saved as stars
 ) -> Any:  # the executed notebook
     """Execute a notebook through papermill, in its own folder.
 
@@ -155,4 +160,5 @@ def execute(
             on_cell=on_cell,
             env=env,
             log=stream,
+            secrets=secrets,
         )

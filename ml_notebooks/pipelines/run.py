@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Observer', 'Silent', 'run_pipeline']
 
-# %% ../../nbs/library/pipelines/07_run.ipynb #adbb5823
+# %% ../../nbs/library/pipelines/07_run.ipynb #73611197
 import os
 import signal
 import threading
@@ -16,9 +16,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
+from structlog.contextvars import bound_contextvars
+
 from ..data.lock import exclusive
 from ..data.warehouse import Warehouse, open_warehouse
-from ..errors import DiskFull, KernelDied, MLNotebooksError, PipelineBusy, StepFailed
+from ml_notebooks.errors import (
+    DiskFull,
+    KernelDied,
+    MLNotebooksError,
+    PipelineBusy,
+    StepFailed,
+    UnknownKernel,
+)
 from ..logs import get_logger, redact
 from .ledger import Run, Status, StepResult, new_run, write_run
 from .record import collect
@@ -58,7 +67,7 @@ class Silent:
     def run_finished(self, run: Run) -> None:
         """Say nothing."""
 
-# %% ../../nbs/library/pipelines/07_run.ipynb #ac06e725
+# %% ../../nbs/library/pipelines/07_run.ipynb #4bfd8631
 def _environment(workspace: Workspace, run: Run, step: Step) -> dict[str, str]:
     ours = {"MLNB_HOME": str(workspace.root), "MLNB_PIPELINE": run.pipeline, "MLNB_RUN_ID": run.run, "MLNB_STEP": step.name}
     return {"GOMP_SPINCOUNT": "100000", **os.environ, **ours}
@@ -78,6 +87,7 @@ def _execute(workspace: Workspace, run: Run, step: Step, output: Path, observer:
         start_timeout=settings.start_timeout,
         cell_timeout=settings.cell_timeout,
         log=output.with_name("kernels.log"),
+        secrets=list(secret_values(workspace.settings)),
     )
 
 # %% ../../nbs/library/pipelines/07_run.ipynb #a97eab1d
@@ -180,7 +190,15 @@ def _terminate_as_interrupt() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
 
-# %% ../../nbs/library/pipelines/07_run.ipynb #4560c558
+# %% ../../nbs/library/pipelines/07_run.ipynb #0616e448
+def _check_kernel(name: str) -> None:
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    known = KernelSpecManager().find_kernel_specs()
+    if name not in known:
+        raise UnknownKernel(name, known)
+
+
 def run_pipeline(
     workspace: Workspace,
     name: str,  # of the pipeline
@@ -189,32 +207,38 @@ def run_pipeline(
 ) -> Run:
     """Run the steps of a pipeline in order, and return how it went.
 
-    Raises before anything runs what `load_pipeline` and `with_parameters` raise, and `PipelineBusy`; later the error of the step that
+    Raises before anything runs what `load_pipeline` and `with_parameters` raise, `UnknownKernel` and `PipelineBusy`; later the error of the step that
     failed, once the run is written down. `KeyboardInterrupt` passes through in the same way.
     """
     pipeline = with_parameters(load_pipeline(workspace, name), dict(parameters or {}))
+    _check_kernel(workspace.settings.run.kernel)
     observer = observer or Silent()
     with _alone(workspace, name), _terminate_as_interrupt(), open_warehouse(workspace) as wh:
         run = new_run(name, str(workspace.settings.workspace.reports))
         workspace.path(run.report).mkdir(parents=True)
         write_run(wh, run)
         observer.run_started(run, pipeline)
-        run, problem = _run_steps(workspace, wh, run, pipeline, observer)
+        try:
+            run, problem = _run_steps(workspace, wh, run, pipeline, observer)
+        except BaseException:
+            observer.run_finished(run.finished("failed"))
+            raise
         observer.run_finished(run)
     if problem is not None:
         raise problem
     return run
 
-# %% ../../nbs/library/pipelines/07_run.ipynb #a93d3157
+# %% ../../nbs/library/pipelines/07_run.ipynb #4bb2f072
 def _run_steps(
     workspace: Workspace, wh: Warehouse, run: Run, pipeline: Pipeline, observer: Observer
 ) -> tuple[Run, BaseException | None]:
     from ml_notebooks.pipelines.report import write_run_page
 
-    log, problem = get_logger("pipelines.run"), None
+    log, problem = get_logger("pipelines.run").bind(pipeline=run.pipeline, run=run.run), None
     for step in pipeline.steps:
-        log.debug("step started", run=run.run, step=step.name)
-        result, problem = _run_step(workspace, run, step, observer)
+        with bound_contextvars(pipeline=run.pipeline, run=run.run, step=step.name):
+            log.debug("step started")
+            result, problem = _run_step(workspace, run, step, observer)
         run = replace(run, steps=(*run.steps, result))
         observer.step_finished(result)
         if problem is not None:
@@ -227,5 +251,5 @@ def _run_steps(
     except (MLNotebooksError, OSError) as error:
         if problem is None:
             raise
-        log.debug("the failed run could not be written down", run=run.run, reason=str(error))
+        log.debug("the failed run could not be written down", reason=str(error))
     return run, problem
