@@ -70,7 +70,7 @@ def _secret_statement(kind: str, **values: object) -> str:
     given = ", ".join(f"{key} {quote(value)}" for key, value in values.items() if value not in (None, ""))
     return f"CREATE SECRET (TYPE {kind}, {given})"
 
-# %% ../../nbs/library/data/02_catalog.ipynb #a6a9f9a9
+# %% ../../nbs/library/data/02_catalog.ipynb #478bf4bd
 def prepare_statements(workspace: Workspace) -> list[str]:
     """What to run on a new connection before the lake is attached: limits, time zone, extensions, credentials."""
     settings = workspace.settings.warehouse
@@ -83,7 +83,6 @@ def prepare_statements(workspace: Workspace) -> list[str]:
         f"SET memory_limit = {quote(settings.memory_limit)}",
         f"SET temp_directory = {quote(spill)}",
         "SET autoinstall_known_extensions = false",
-        "SET enable_progress_bar = false",
         *(f"LOAD {quote(extension_file(name))}" for name in names),
     ]
     if is_postgres(settings) and settings.password:

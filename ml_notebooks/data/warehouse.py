@@ -129,7 +129,7 @@ class Warehouse:
         with _transaction(self, message):
             yield self
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #a9160d44
+# %% ../../nbs/library/data/06_warehouse.ipynb #f8ef456e
 def _lock(workspace: Workspace) -> Path:
     return workspace.path(workspace.settings.workspace.data) / "warehouse.lock"
 
@@ -141,6 +141,8 @@ def _new_connection(workspace: Workspace) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(config={"allow_unsigned_extensions": "false"})
     for statement in prepare_statements(workspace):
         connection.execute(statement)
+    with suppress(duckdb.InvalidInputException):  # in Jupyter without ipywidgets there is no bar, and it cannot be switched off
+        connection.execute("SET enable_progress_bar = false")
     mark(connection)
     return connection
 
