@@ -1,5 +1,7 @@
 """Four writers and two readers at once: nothing lost, nothing doubled, nothing torn."""
 
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack
 
@@ -75,6 +77,28 @@ def test_a_reader_that_reads_slowly_sees_the_state_it_began_with(workspace):
         rest = batches.read_all()
         assert first.num_rows + rest.num_rows == 500_000
         assert set(rest["version"].to_pylist()) == {1}
+
+
+_SHUT = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as catalog:
+    fcntl.lockf(catalog, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int(sys.argv[2]))  # as SQLite locks a byte
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the locks that hold the catalogue open are Linux's")
+@pytest.mark.parametrize(("suffix", "byte"), [("", 0x40000000), ("-shm", 128)])
+def test_while_a_warehouse_is_open_no_process_can_shut_its_catalogue(workspace, suffix, byte):
+    def shut():
+        file = f"{workspace.path(workspace.settings.warehouse.catalog)}{suffix}"
+        return subprocess.run([sys.executable, "-c", _SHUT, file, str(byte)], capture_output=True, text=True)
+
+    with open_warehouse(workspace) as wh:
+        with open_warehouse(workspace, read_only=True):
+            assert "BlockingIOError" in shut().stderr
+        wh.publish("raw.numbers", "SELECT 1 AS n")
+        assert "BlockingIOError" in shut().stderr
+    assert shut().returncode == 0
 
 
 def test_threads_with_a_warehouse_each_lose_nothing(workspace):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Mode', 'Warehouse', 'open_warehouse']
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #7a82d741
+# %% ../../nbs/library/data/06_warehouse.ipynb #b4869664
 import json
 import os
 import re
@@ -13,7 +13,7 @@ import socket
 import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -32,7 +32,7 @@ from ml_notebooks.data.catalog import (
     quote,
 )
 from .inspection import snapshot_frame, table_frame, table_names, table_versions
-from .lock import write_lock
+from .lock import Presence, write_lock
 from .messages import explain_open, explain_query, explain_write
 from .staging import Data, mark, stage
 from ml_notebooks.errors import (
@@ -46,7 +46,7 @@ from ml_notebooks.errors import (
 from ..logs import current_run, current_user, get_logger
 from ..workspace import Workspace, find_workspace
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #e7ae797d
+# %% ../../nbs/library/data/06_warehouse.ipynb #18636316
 Mode = Literal["replace", "append", "upsert"]
 
 
@@ -58,7 +58,7 @@ class Warehouse:
 
     def __init__(self, workspace: Workspace, read_only: bool = False, snapshot: int | None = None):
         self.workspace, self.read_only = workspace, read_only or snapshot is not None
-        self.connection = _connect(workspace, self.read_only, snapshot)
+        self.connection, self._presence = _connect(workspace, self.read_only, snapshot)
         self._writing, self._pid = False, os.getpid()
         self._failed: BaseException | None = None  # what went wrong inside the transaction that is open
 
@@ -75,6 +75,8 @@ class Warehouse:
         """Close the connection, ending a query that still runs."""
         self.connection.interrupt()
         self.connection.close()
+        if self._presence:
+            self._presence.leave()
 
     def sql(self, query: str, parameters: list[object] | None = None) -> duckdb.DuckDBPyRelation:
         """The rows of a query, as a relation: `.df()`, `.arrow()`, `.pl()`, `.fetchall()`."""
@@ -146,19 +148,36 @@ def _new_connection(workspace: Workspace) -> duckdb.DuckDBPyConnection:
     mark(connection)
     return connection
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #dd8c46f1
-def _connect(workspace: Workspace, read_only: bool, snapshot: int | None) -> duckdb.DuckDBPyConnection:
+# %% ../../nbs/library/data/06_warehouse.ipynb #668939e0
+def _connect(
+    workspace: Workspace, read_only: bool, snapshot: int | None
+) -> tuple[duckdb.DuckDBPyConnection, Presence | None]:
+    with ExitStack() as undo:
+        try:
+            presence = _enter(workspace)
+            if presence:
+                undo.callback(presence.leave)
+            connection = _new_connection(workspace)
+            undo.callback(connection.close)
+            _attach(connection, workspace, read_only, snapshot)
+            if presence:
+                presence.settle()
+        except MLNotebooksError:
+            raise
+        except (duckdb.Error, sqlite3.Error, OSError) as error:
+            raise explain_open(error, workspace) from error
+        undo.pop_all()
+    return connection, presence
+
+
+def _enter(workspace: Workspace) -> Presence | None:
     settings = workspace.settings.warehouse
-    try:
-        if not is_postgres(settings) and not workspace.path(settings.catalog).exists():
-            _create(workspace)
-        connection = _new_connection(workspace)
-        _attach(connection, workspace, read_only, snapshot)
-        return connection
-    except MLNotebooksError:
-        raise
-    except (duckdb.Error, sqlite3.Error, OSError) as error:
-        raise explain_open(error, workspace) from error
+    if is_postgres(settings):
+        return None
+    catalog = workspace.path(settings.catalog)
+    if not catalog.exists():
+        _create(workspace)
+    return Presence(catalog)
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, workspace: Workspace, read_only: bool, snapshot: int | None) -> None:
