@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parent
 LIBRARY = ROOT / "nbs" / "library"
 SKIP_TAGS = {"skip", "skip-execution"}
+NEED_FLIGHTS = {"tests/test_dashboard.py", "tests/test_flights.py"}
 
 
 def pytest_collect_file(file_path, parent):
@@ -22,6 +23,21 @@ def pytest_collect_file(file_path, parent):
     if file_path.suffix == ".ipynb" and LIBRARY in file_path.parents:
         return LibraryNotebook.from_parent(parent, path=file_path)
     return None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Under `make test`, give each process whole files, and all files that need the run of flights to the same one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneRunOfFlights(LoadFileScheduling):
+        """Files by their names; those that need the run of flights count as one."""
+
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "flights" if file in NEED_FLIGHTS else file
+
+    return OneRunOfFlights(config, log)
 
 
 class CellError(Exception):

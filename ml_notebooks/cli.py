@@ -6,6 +6,7 @@ stands inside the command that needs it, so that `mlnb --help` is quick.
 
 import os
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,7 +69,7 @@ def run(
     from .terminal import observer
 
     workspace = find()
-    run = run_pipeline(workspace, name, split_parameters(parameter or []), Silent() if json else observer())
+    run = run_pipeline(workspace, name, split_parameters(parameter or []), Silent() if json else observer(workspace))
     if json:
         print_run(run.run)
         return
@@ -137,13 +138,20 @@ def runs(
     json: Json = False,
 ) -> None:
     """List runs, newest first."""
+    from .errors import UnknownPipeline
     from .pipelines.ledger import read_runs
+    from .pipelines.spec import pipeline_names
     from .terminal import print_rows
 
     with reading() as wh:
         rows = read_runs(wh, name)
+        if name and not rows:
+            known = pipeline_names(wh.workspace)
+            if name not in known:
+                raise UnknownPipeline(name, {*known, *(run["pipeline"] for run in read_runs(wh))})
     shown = ["run", "pipeline", "status", "started", "seconds", "records", "report"]
-    print_rows([row if json else {key: row[key] for key in shown} for row in rows], shown, json, empty="No run yet.")
+    empty = f"No run of `{name}` yet." if name else "No run yet."
+    print_rows([row if json else {key: row[key] for key in shown} for row in rows], shown, json, empty=empty)
 
 
 @app.command()
@@ -156,6 +164,47 @@ def dashboard(
     from .dashboards.serve import serve
 
     serve(find(), name, port, browser)
+
+
+kernel = typer.Typer(help="Warm kernels: install the kernelspec, see and stop their parents.", no_args_is_help=True)
+app.add_typer(kernel, name="kernel")
+
+
+@kernel.command("install")
+def kernel_install() -> None:
+    """Install the kernelspec `mlnb`, for JupyterLab, papermill, nbval and Voila."""
+    from .pipelines.kernels import KERNEL_NAME, install_kernelspec
+
+    print(f"Installed `{KERNEL_NAME}`, Python 3 (warm), in {install_kernelspec()}")
+
+
+@kernel.command("status")
+def kernel_status(json: Json = False) -> None:
+    """List the processes that warm kernels are forked from."""
+    from .pipelines.kernels import parents
+    from .terminal import print_rows
+
+    rows = [
+        {
+            "pid": parent["pid"],
+            "since": datetime.fromtimestamp(parent["since"], timezone.utc),
+            "kernels": len(parent["kernels"]),
+            "forked": parent["forked"],
+            "MiB": round(parent["memory"] / 2**20),
+            "loaded": len(parent["loaded"]),
+        }
+        for parent in parents()
+    ]
+    columns = ["pid", "since", "kernels", "forked", "MiB", "loaded"]
+    print_rows(rows, columns, json, empty="No warm parent runs. The first warm kernel starts one.")
+
+
+@kernel.command("stop")
+def kernel_stop() -> None:
+    """Stop these processes; kernels that were forked from them go on."""
+    from .pipelines.kernels import stop_parents
+
+    print(f"Stopped {stop_parents()}.")
 
 
 @app.command()

@@ -105,11 +105,10 @@ def kernel(workspace: Workspace) -> Finding:
 
 def warehouse(workspace: Workspace) -> Finding:
     """Whether the warehouse opens."""
-    from .data.catalog import is_postgres
+    from .data.catalog import exists
     from .data.warehouse import open_warehouse
 
-    settings = workspace.settings.warehouse
-    if not is_postgres(settings) and not workspace.path(settings.catalog).exists():
+    if not exists(workspace):
         return Finding("warehouse", "missing", "not made yet", "Run a pipeline: `mlnb run flights`.")
     with open_warehouse(workspace, read_only=True) as wh:
         return Finding("warehouse", "ok", f"{len(wh.names())} tables, snapshot {wh.snapshots()['snapshot'].max()}")
@@ -128,10 +127,13 @@ def tracking(workspace: Workspace) -> Finding:
 
 
 def disk(workspace: Workspace) -> Finding:
-    """How much room there is."""
-    free = shutil.disk_usage(workspace.root).free / 2**30
+    """How much room there is, where there is least: for the reports and for the warehouse."""
+    from .data.catalog import disk_folders
+
+    free, folder = min((shutil.disk_usage(folder).free / 2**30, folder) for folder in [workspace.root, *disk_folders(workspace)])
     enough = free >= 1
-    return Finding("disk", "ok" if enough else "wrong", f"{free:.1f} GiB free", "" if enough else "Free some: a run needs about 1 GiB.")
+    found = f"{free:.1f} GiB free in {folder}"
+    return Finding("disk", "ok" if enough else "wrong", found, "" if enough else "Free some: a run needs about 1 GiB.")
 
 
 def pipelines(workspace: Workspace) -> Iterator[Finding]:

@@ -72,13 +72,13 @@ class expect:
 def _without_folders(text: str) -> str:
     return re.sub(rf"{re.escape(tempfile.gettempdir())}/[^/\s`]+", "…", text)
 
-# %% ../nbs/library/01_errors.ipynb #f6136dad
+# %% ../nbs/library/01_errors.ipynb #36ea875d
 class SettingsError(MLNotebooksError, ValueError):
     """A setting is unknown or its value is not allowed."""
 
     def __init__(self, where: str, key: str, found: str, allowed: str, hint: str = ""):
         super().__init__(
-            f"{where}: `{key}` is not a valid setting.", f"Found {found}.", f"Allowed: {allowed}. {hint}".strip()
+            f"{where}: `{key}` is not right.", f"Found {found}.", f"Allowed: {allowed}. {hint}".strip()
         )
 
 # %% ../nbs/library/01_errors.ipynb #52bbc2ce

@@ -4,20 +4,23 @@
 
 # %% auto #0
 __all__ = ['Layer', 'RESERVED', 'Section', 'WorkspaceSettings', 'WarehouseSettings', 'TrackingSettings', 'RunSettings',
-           'LogSettings', 'DashboardSettings', 'Settings', 'section_models', 'chosen_profile', 'load_settings',
-           'secret_values']
+           'KernelSettings', 'LogSettings', 'DashboardSettings', 'Settings', 'section_models', 'chosen_profile',
+           'load_settings', 'secret_values']
 
-# %% ../nbs/library/02_settings.ipynb #82e59de7
+# %% ../nbs/library/02_settings.ipynb #048ba381
 import os
 import re
 from collections.abc import Iterator, Mapping
 from configparser import ConfigParser
 from configparser import Error as IniError
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -39,15 +42,17 @@ class WorkspaceSettings(Section):
     pipelines: Path = Field(Path("nbs/pipelines"), description="one folder a pipeline")
     dashboards: Path = Field(Path("nbs/dashboards"), description="notebooks that Voila serves")
 
-# %% ../nbs/library/02_settings.ipynb #1208070e
+# %% ../nbs/library/02_settings.ipynb #e6b8fd28
 class WarehouseSettings(Section):
     """[warehouse]: where the catalogue and the tables are, and what a connection may use."""
 
     catalog: str = Field("data/catalog.sqlite", description="a SQLite file, or `postgres:host=… dbname=…`")
     data_path: str = Field("data/tables", description="a folder, or `s3://bucket/prefix`")
     lock_timeout: PositiveFloat = Field(60, description="seconds that a writer waits for its turn")
-    memory_limit: str = Field("2GB", pattern=r"^\d+(\.\d+)?\s?(KB|MB|GB|TB|KiB|MiB|GiB|TiB)$", description="of a connection")
-    threads: PositiveInt = Field(2, description="of a connection")
+    memory_limit: str = Field(
+        "2GB", pattern=r"^\d+(\.\d+)?\s?(KB|MB|GB|TB|KiB|MiB|GiB|TiB)$", examples=["512MB", "2GB"], description="memory of a connection"
+    )
+    threads: PositiveInt = Field(2, description="threads of a connection")
     password: SecretStr | None = Field(None, description="of the PostgreSQL catalogue")
     s3_endpoint: str | None = Field(None, description="host:port of an S3-compatible store")
     s3_region: str | None = Field(None, description="region of the object store")
@@ -55,7 +60,7 @@ class WarehouseSettings(Section):
     s3_key_id: SecretStr | None = Field(None, description="access key of the object store")
     s3_secret: SecretStr | None = Field(None, description="secret key of the object store")
 
-# %% ../nbs/library/02_settings.ipynb #c55b9bbf
+# %% ../nbs/library/02_settings.ipynb #3056f1a3
 class TrackingSettings(Section):
     """[tracking]: where MLflow keeps runs and models."""
 
@@ -67,9 +72,21 @@ class TrackingSettings(Section):
 class RunSettings(Section):
     """[run]: how pipeline notebooks are executed."""
 
-    kernel: str = Field("python3", description="kernel that runs a step")
+    kernel: str = Field("mlnb", description="kernel that runs a step")
     start_timeout: PositiveInt = Field(60, description="seconds until a kernel must answer")
     cell_timeout: PositiveInt = Field(3600, description="seconds that one cell may take")
+
+
+class KernelSettings(Section):
+    """[kernel]: the processes that warm kernels are forked from."""
+
+    preload: str = Field(
+        "pandas,pyarrow,duckdb,sklearn.ensemble,sklearn.pipeline,scipy.stats,mlflow,mlflow.sklearn,skops.io,shap,matplotlib.pyplot,"
+        "pydantic_settings,structlog,filelock,yaml,ipywidgets,plotly.graph_objects",
+        description="modules to import ahead, separated by commas; those that are not installed are left out",
+    )
+    idle: PositiveInt = Field(1800, description="seconds without a kernel after which such a process ends itself")
+    start_timeout: PositiveInt = Field(60, description="seconds that a kernel waits for it; then an ordinary one starts")
 
 
 class LogSettings(Section):
@@ -86,7 +103,7 @@ class DashboardSettings(Section):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: PositiveInt = Field(8866, le=65535, description="port to listen on")
 
-# %% ../nbs/library/02_settings.ipynb #8288256b
+# %% ../nbs/library/02_settings.ipynb #1a9dae3e
 class Settings(BaseSettings):
     """Every setting of a workspace, read once and not changed afterwards."""
 
@@ -98,6 +115,7 @@ class Settings(BaseSettings):
     warehouse: WarehouseSettings = WarehouseSettings()
     tracking: TrackingSettings = TrackingSettings()
     run: RunSettings = RunSettings()
+    kernel: KernelSettings = KernelSettings()
     logs: LogSettings = LogSettings()
     dashboard: DashboardSettings = DashboardSettings()
 
@@ -147,7 +165,7 @@ def _plain_layer(parser: ConfigParser, path: Path) -> Layer:
             )
     return {(section, key): value for section in models if section in parser for key, value in parser[section].items()}
 
-# %% ../nbs/library/02_settings.ipynb #53f6f9de
+# %% ../nbs/library/02_settings.ipynb #290cc819
 def _profile_layer(parser: ConfigParser, path: Path, profile: str | None) -> Layer:
     if not profile:
         return {}
@@ -159,7 +177,8 @@ def _profile_layer(parser: ConfigParser, path: Path, profile: str | None) -> Lay
     for dotted, value in parser[f"profile:{profile}"].items():
         section, _, key = dotted.partition(".")
         if section not in section_models() or not key:
-            raise SettingsError(f"{path} [profile:{profile}]", dotted, f"`{value}`", "keys `section.key`, as `logs.format`")
+            found = f"an unknown key {_with_value(dotted, value)}"
+            raise SettingsError(f"{path} [profile:{profile}]", dotted, found, "keys `section.key`, as `logs.format`")
         layer[section, key] = value
     return layer
 
@@ -170,17 +189,16 @@ def _refuse_secrets(path: Path, layer: Layer) -> None:
             name = f"MLNB_{section}__{key}".upper()
             raise SettingsError(f"{path} [{section}]", key, "a secret in a file that git keeps", f"{name} in .env or the environment")
 
-# %% ../nbs/library/02_settings.ipynb #7a4a0299
+# %% ../nbs/library/02_settings.ipynb #cebd45f6
 RESERVED = {"MLNB_PROFILE", "MLNB_HOME", "MLNB_PIPELINE", "MLNB_RUN_ID", "MLNB_STEP"}  # not settings, but ours
 
 
 def _check_names(names: Mapping[str, str | None], where: str) -> None:
     known = {f"MLNB_{section}__{key}".upper() for section, model in section_models().items() for key in model.model_fields}
-    for name in map(str.upper, names):
-        if name.startswith("MLNB_") and name not in known | RESERVED:
-            raise SettingsError(
-                where, name, "an unknown name", "MLNB_<SECTION>__<KEY>, as `mlnb doctor` lists them", did_you_mean(name, known)
-            )
+    for name, value in names.items():
+        if name.upper().startswith("MLNB_") and name.upper() not in known | RESERVED:
+            found, allowed = f"an unknown name {_with_value(name, value)}", "MLNB_<SECTION>__<KEY>, as `mlnb doctor` lists them"
+            raise SettingsError(where, name.upper(), found, allowed, did_you_mean(name.upper(), known))
 
 # %% ../nbs/library/02_settings.ipynb #5daf5471
 def _origin(section: str, key: str, root: Path, profile: str | None, layers: tuple[Layer, Layer]) -> str:
@@ -193,17 +211,34 @@ def _origin(section: str, key: str, root: Path, profile: str | None, layers: tup
         return f"{root / 'settings.ini'} [profile:{profile}]"
     return f"{root / 'settings.ini'} [{section}]"
 
-# %% ../nbs/library/02_settings.ipynb #4a4a6763
+# %% ../nbs/library/02_settings.ipynb #0acac07e
+def _kind(field: FieldInfo) -> str:
+    options = [option for option in get_args(field.annotation) if option is not NoneType] or [field.annotation]
+    if isinstance(options[0], str):
+        return f"{', '.join(options[:-1])} or {options[-1]}"
+    if field.examples:
+        return f"a text such as {' or '.join(f'`{example}`' for example in field.examples)}"
+    return {bool: "true or false", int: "an integer", float: "a number", Path: "a path"}.get(options[0], "a text")
+
+
+def _allowed(field: FieldInfo) -> str:
+    """What a setting may be, and what it means."""
+    words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+    bounds = [f"{words[name]} {getattr(rule, name):g}" for name in words for rule in field.metadata if hasattr(rule, name)]
+    meaning = f" ({field.description})" if field.description else ""
+    return " ".join([_kind(field), ", ".join(bounds)]).strip() + meaning
+
+# %% ../nbs/library/02_settings.ipynb #0b14e50d
 def _explain(error: ErrorDetails, origin: str) -> SettingsError:
     section, key = str(error["loc"][0]), str(error["loc"][1]) if len(error["loc"]) > 1 else ""
     model = section_models()[section]
     if error["type"] == "extra_forbidden":
         keys = list(model.model_fields)
-        return SettingsError(origin, key, "an unknown key", ", ".join(keys), did_you_mean(key, keys))
+        found = f"an unknown key {_with_value(key, str(error['input']))}"
+        return SettingsError(origin, key, found, ", ".join(keys), did_you_mean(key, keys))
     found = "a secret of the wrong form" if _is_secret(section, key) else f"`{error['input']}`"
     field = model.model_fields.get(key)
-    meaning = f" ({field.description})" if field is not None and field.description else ""
-    return SettingsError(origin, key or section, found, error["msg"].removeprefix("Input should be ") + meaning)
+    return SettingsError(origin, key or section, found, _allowed(field) if field else f"a section, [{section}]")
 
 # %% ../nbs/library/02_settings.ipynb #f1a6744a
 def chosen_profile(root: Path) -> str | None:
@@ -252,3 +287,21 @@ def secret_values(settings: Settings) -> Iterator[str]:
 def _passwords_in(address: str) -> list[str]:
     found = re.findall(r"\bpassword=(\S+)|://[^/:@\s]*:([^/@\s]+)@", address)
     return [first or second for first, second in found]
+
+# %% ../nbs/library/02_settings.ipynb #838bc2b0
+def _with_value(key: str, value: str | None) -> str:
+    """What to say of an unknown key's value: the value itself, unless the key sounds like a secret."""
+    if not value:
+        return "without a value"
+    if _sounds_secret(re.split(r"__|\.", key.lower())[-1]):
+        return "with a value that may be a secret"
+    for password in _passwords_in(value):
+        value = value.replace(password, "***")
+    return f"with the value `{value}`"
+
+
+def _sounds_secret(key: str) -> bool:
+    models = section_models()
+    nearest = get_close_matches(key, [known for model in models.values() for known in model.model_fields], n=1)
+    named = any(_is_secret(section, known) for section in models for known in nearest)
+    return named or re.search(r"pass|pwd|secret|token|credential|key", key) is not None

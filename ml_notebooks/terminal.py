@@ -14,12 +14,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from .logs import configure_logs
 from .pipelines.record import format_value
+from .settings import secret_values
 
 if TYPE_CHECKING:
     from .pipelines.ledger import Run, StepResult
     from .pipelines.run import Observer
     from .pipelines.spec import Pipeline, Step
+    from .workspace import Workspace
 
 STYLES = {"succeeded": "green", "failed": "red", "running": "cyan", "ok": "green", "wrong": "red", "missing": "yellow"}
 
@@ -97,9 +100,14 @@ def console(stream: Any) -> Console:
     return Console(file=stream) if stream.isatty() else Console(file=stream, width=10_000 if stream is sys.stdout else 120)
 
 
-def observer() -> "Observer":
-    """What shows a run: a live table in a terminal, a line a step elsewhere."""
-    return LiveDisplay() if sys.stdout.isatty() else Lines()
+def observer(workspace: "Workspace") -> "Observer":
+    """What shows a run: a live table in a terminal, where the log then leaves out what it shows; a table at the end elsewhere."""
+    if not sys.stdout.isatty():
+        return Summary()
+    logs = workspace.settings.logs
+    if logs.level == "info" and logs.format == "console" and logs.file is None and sys.stderr.isatty():
+        configure_logs(logs.model_copy(update={"level": "warning"}), secret_values(workspace.settings))
+    return LiveDisplay()
 
 
 def recorded(result: "StepResult") -> str:
@@ -107,28 +115,21 @@ def recorded(result: "StepResult") -> str:
     return ", ".join(f"{name} {format_value(value)}" for name, value in result.records.items())
 
 
-class Lines:
-    """One line as each step begins and ends, for logs."""
-
-    def __init__(self) -> None:
-        self.began = ""
+class Summary:
+    """Which run it is, and how it went; what happens in between is the log's to tell."""
 
     def run_started(self, run: "Run", pipeline: "Pipeline") -> None:
         """Say which run it is."""
         print(f"{pipeline.name}: {pipeline.title} (run {run.run})", flush=True)
 
     def cell_started(self, step: "Step", cell: int, cells: int) -> None:
-        """Say that a step begins, at its first cell."""
-        if self.began != step.name:
-            self.began = step.name
-            print(f"  {step.name:<10} {cells} cells …", flush=True)
+        """Say nothing."""
 
     def step_finished(self, result: "StepResult") -> None:
-        """Say how a step ended."""
-        print(f"  {result.step:<10} {result.status} after {result.seconds:.1f} s", flush=True)
+        """Say nothing."""
 
     def run_finished(self, run: "Run") -> None:
-        """Say how the run ended."""
+        """Say how each step and the run ended."""
         columns = ["step", "status", "seconds", "recorded"]
         rows = [{"step": s.step, "status": s.status, "seconds": s.seconds, "recorded": recorded(s)} for s in run.steps]
         print_rows(rows, columns, as_json=False)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,19 @@ import pytest
 from ml_notebooks.workspace import create_workspace
 
 MLNB = [sys.executable, "-m", "ml_notebooks"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_folder():
+    """Warm parents of these tests' own, gone when they end."""
+    from ml_notebooks.pipelines.kernels import stop_parents
+
+    with tempfile.TemporaryDirectory(prefix="mlnb-tests-") as folder:
+        before = os.environ.get("XDG_RUNTIME_DIR")
+        os.environ["XDG_RUNTIME_DIR"] = folder
+        yield
+        stop_parents()
+        os.environ.pop("XDG_RUNTIME_DIR") if before is None else os.environ.update(XDG_RUNTIME_DIR=before)
 
 
 @pytest.fixture(scope="session")

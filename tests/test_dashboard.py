@@ -1,22 +1,25 @@
-"""The overview dashboard in a real browser, over the warehouse of a real run."""
+"""The overview dashboard in a real browser, over the warehouse of a real run, and what its server keeps to itself."""
 
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
 
+import psutil
 import pytest
+
+from ml_notebooks.workspace import create_workspace
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.pipeline,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
-]
+in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 
 
 def free_port():
@@ -55,8 +58,6 @@ def page(served):
 
 def wait_for_server(address):
     """Return once something listens at the address."""
-    import time
-
     port = int(re.search(r":(\d+)/", address).group(1))
     for _ in range(600):
         with socket.socket() as probe:
@@ -66,17 +67,26 @@ def wait_for_server(address):
     raise TimeoutError(address)
 
 
+@in_a_browser
+@pytest.mark.browser
+@pytest.mark.pipeline
 def test_it_shows_the_last_run(page):
     text = page.inner_text("body")
     assert "succeeded" in text and "monitor" in text and "roc_auc_december" in text
 
 
+@in_a_browser
+@pytest.mark.browser
+@pytest.mark.pipeline
 def test_it_shows_performance_by_month(page):
     plot = page.locator(".js-plotly-plot").first
     assert "Performance by month" in plot.inner_text()
     assert plot.locator(".scatterlayer .trace").count() == 2
 
 
+@in_a_browser
+@pytest.mark.browser
+@pytest.mark.pipeline
 def test_the_filters_change_the_drift_figure(page):
     names = page.locator(".js-plotly-plot").nth(1).locator(".ytick")
     page.wait_for_function("document.querySelectorAll('.js-plotly-plot')[1].querySelectorAll('.ytick').length > 3")
@@ -87,14 +97,14 @@ def test_the_filters_change_the_drift_figure(page):
     assert before > 1 and "weather_temp" in names.first.text_content()
 
 
+@pytest.mark.pipeline
 def test_no_token_no_page(served):
-    from urllib.request import urlopen
-
     wait_for_server(served)
     with urlopen(served.partition("?")[0], timeout=30) as response:
         assert "/login" in response.url and "jp-Cell" not in response.read().decode()
 
 
+@pytest.mark.pipeline
 def test_a_taken_port_is_said(flights, mlnb):
     folder, _ = flights
     with socket.socket() as taken:
@@ -111,3 +121,48 @@ def test_no_such_dashboard(workspace, mlnb):
     assert process.returncode == 1 and "no dashboard `ovreview`" in process.stderr
 
 
+RECORDER = """#!/bin/sh
+tr '\\0' ' ' < /proc/$$/cmdline > "$RECORDED.part"
+mv "$RECORDED.part" "$RECORDED"
+"""
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """A dashboard that was opened in a browser: its process, its token, and the command line of the browser."""
+    folder, program, recorded = tmp_path / "demo", tmp_path / "browser", tmp_path / "recorded"
+    create_workspace(folder)
+    program.write_text(RECORDER)
+    program.chmod(0o755)
+    ours = {"BROWSER": f"{program} %s", "RECORDED": str(recorded), "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")}
+    command = [sys.executable, "-m", "ml_notebooks", "dashboard", "--port", str(free_port())]
+    process = subprocess.Popen(command, cwd=folder, env=os.environ | ours, stdout=subprocess.PIPE, text=True)
+    try:
+        address = re.search(r"http\S+", process.stdout.readline()).group()
+        for _ in range(600):
+            if recorded.exists():
+                break
+            time.sleep(0.1)
+        yield process, address, recorded.read_text()
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc on this system")
+def test_no_command_line_shows_the_token(opened):
+    process, address, browser = opened
+    place, _, token = address.partition("?token=")
+    with urlopen(address, timeout=60) as response:
+        assert response.status == 200 and "/login" not in response.url
+    for wrong in (place, f"{place}?token=wrong"):
+        with urlopen(wrong, timeout=30) as response:
+            assert "/login" in response.url
+
+    running = [process, *psutil.Process(process.pid).children(recursive=True)]
+    lines = [Path(f"/proc/{each.pid}/cmdline").read_text() for each in running]
+    assert len(token) > 10 and any("voila" in line for line in lines)
+    assert [line for line in [*lines, browser] if token in line] == []
+
+    [page] = re.findall(r"file://(\S+)", browser)
+    assert os.stat(page).st_mode & 0o077 == 0 and address in Path(page).read_text()

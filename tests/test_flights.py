@@ -1,10 +1,7 @@
 """The flights pipeline, end to end, on all its rows, as a user runs it."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -29,7 +26,7 @@ def test_every_step_succeeded_and_says_what_comes_next(flights):
     for step in STEPS:
         assert re.search(rf"^{step} +succeeded +\d+", process.stdout, re.MULTILINE)
     assert "mlnb dashboard" in process.stdout and "jupyter lab" in process.stdout
-    assert process.stderr == ""
+    assert all("[info " in line for line in process.stderr.splitlines())
 
 
 def test_the_champion_reaches_the_bars(run):
@@ -100,24 +97,3 @@ def test_doctor_finds_nothing_wrong(flights, mlnb):
     assert process.returncode == 0
     states = {row["what"]: row["state"] for row in json.loads(process.stdout)}
     assert states["warehouse"] == states["tracking"] == states["pipeline flights"] == states["kernel"] == "ok"
-
-
-def numbered(path, folder):
-    """A copy whose cells are numbered: nbdev-clean takes the numbers out, and nbval asks for them beside outputs."""
-    notebook = nbformat.read(path, as_version=4)
-    for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), 1):
-        cell.execution_count = number
-    nbformat.write(notebook, folder / Path(path).name)
-    return str(folder / Path(path).name)
-
-
-def test_committed_outputs_are_what_the_notebooks_give(flights, tmp_path):
-    folder, _ = flights
-    notebooks = [*sorted(str(path) for path in NOTEBOOKS.glob("*.ipynb")), str(NOTEBOOKS.parents[1] / "index.ipynb")]
-    notebooks = [numbered(path, tmp_path) for path in notebooks]
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-q", "-p", "no:cacheprovider", "-p", "no:cov"]
-    environment = os.environ | {"MLNB_HOME": str(folder)}
-    options = ["-c", os.devnull, f"--rootdir={tmp_path}", "--noconftest", "--nbval-cell-timeout=600"]
-    process = subprocess.run([*command, *options, *notebooks], env=environment, capture_output=True, text=True, cwd=folder)
-    assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-2000:]
-    assert re.search(r"\d{2,} passed", process.stdout)

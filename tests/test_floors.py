@@ -130,6 +130,13 @@ def test_only_the_warehouse_opens_a_connection(path):
     assert dotted(path) == "data.warehouse" or not ("duckdb.connect" in called(tree) or "connect" in bare)
 
 
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_only_the_catalogue_knows_where_it_is(path):
+    used = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Attribute)]
+    places = [ast.unparse(node) for node in used if node.attr in ("catalog", "data_path")]
+    assert dotted(path) in ("data.catalog", "data.warehouse") or places == []
+
+
 def test_warehouse_is_where_the_connection_is_opened():
     assert "duckdb.connect" in called(parsed(PACKAGE / "data" / "warehouse.py"))
 

@@ -1,40 +1,22 @@
 """What the wheel holds, built from the source distribution, and that it lays out a workspace by itself."""
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from support.packaging import ROOT, build_wheel, copy_sources
 
 from ml_notebooks.workspace import PARTS
-
-ROOT = Path(__file__).parent.parent
-SOURCES = ("ml_notebooks", "nbs", "data/README.md", "reports/README.md", "settings.ini", "env.example")
-FILES = (
-    "pyproject.toml",
-    "setup.py",
-    "MANIFEST.in",
-    "README.md",
-    "LICENSE",
-    "CHANGELOG.md",
-    "constraints.txt",
-)
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A copy of the sources, with what must not be shipped beside them."""
     root = tmp_path_factory.mktemp("source")
-    skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-    for name in (*SOURCES, *FILES):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, root / name, ignore=skip)
-        else:
-            shutil.copy(ROOT / name, root / name)
+    copy_sources(root)
     leftovers = root / "nbs" / "pipelines" / ".ipynb_checkpoints"
     leftovers.mkdir(parents=True)
     (leftovers / "old-checkpoint.ipynb").write_text("{}")
@@ -47,11 +29,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def wheel(source, tmp_path_factory):
     """The wheel, built from the source distribution."""
-    folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert shown.returncode == 0, shown.stdout[-2000:] + shown.stderr[-2000:]
-    return next(folder.glob("*.whl"))
+    return build_wheel(source, tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")

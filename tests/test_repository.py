@@ -99,6 +99,51 @@ def test_leaks_are_seen(text, found):
     assert leaks(text, {"/home/ada"}) == found
 
 
+PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "data/README.md", "reports/README.md")
+LINK = re.compile(r"\]\(\s*<?([^)\s>]+)|^\[[^\]]+\]:\s+<?(\S+?)>?(?:\s|$)|\b(?:src|href)=[\"']([^\"']+)", re.MULTILINE)
+
+
+def relative_links(text):
+    """The targets of a page's links that stay inside the repository, without what follows `#` or `?`; code is no link."""
+    prose = re.sub(r"^(```|~~~).*?^\1|`[^`\n]+`(?!\])", "", text, flags=re.MULTILINE | re.DOTALL)
+    found = ["".join(groups) for groups in LINK.findall(prose)]
+    inside = [re.split("[#?]", link)[0] for link in found if not re.match(r"[a-z][a-z0-9+.-]*:|//", link, re.IGNORECASE)]
+    return [link for link in inside if link]
+
+
+def dead(page, text, files):
+    """The relative links of a page's text that lead to none of the files and to no folder of theirs."""
+    there = {path for file in files for path in (file, *file.parents) if path.is_relative_to(ROOT)}
+    return [link for link in relative_links(text) if Path(os.path.normpath(page.parent / link)) not in there]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_relative_link_leads_to_a_committed_file(name):
+    files = committed()
+    if not files:
+        pytest.skip("not a git checkout")
+    assert dead(ROOT / name, (ROOT / name).read_text(encoding="utf-8"), files) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("see [this](../CONTRIBUTING.md#floors) and [that](data.csv 'title')", []),
+        ("[`code`](../docs/) of [the folder](..)", []),
+        ("[gone](../gone.md#there)", ["../gone.md"]),
+        ("[`gone`](gone.py) and ![figure](<figures/x.png>)", ["gone.py", "figures/x.png"]),
+        ("[outside](../../elsewhere.md) [above](../..)", ["../../elsewhere.md", "../.."]),
+        ("[named][1]\n\n[1]: gone.md", ["gone.md"]),
+        ('<img src="gone.png"> <a href="https://example.org/x">', ["gone.png"]),
+        ("[site](https://example.org) [mail](mailto:a@b.c) [here](#here)", []),
+        ("`[x](gone.md)`\n\n```\n[x](gone.md)\n```\n", []),
+    ],
+)
+def test_dead_links_are_seen(text, found):
+    files = [ROOT / name for name in ("CONTRIBUTING.md", "docs/a.md", "pages/data.csv", "pages/README.md")]
+    assert dead(ROOT / "pages" / "README.md", text, files) == found
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 def test_notebook_is_small(path):
     assert path.stat().st_size < TOO_LARGE

@@ -22,11 +22,11 @@ from ml_notebooks.terminal import plain, print_rows, show
 RECORD = "from ml_notebooks.pipelines.record import record\nrecord('orders', 5)\nrecord('odd', '[/x]')"
 
 
-def in_terminal(*words, cwd, columns=100):
+def in_terminal(*words, cwd, columns=100, **ours):
     """What `mlnb` shows in a terminal of so many columns, without escape sequences."""
     here, there = pty.openpty()
     fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | {"TERM": "xterm"} | ours
     command = [sys.executable, "-m", "ml_notebooks", *words]
     process = subprocess.Popen(command, cwd=cwd, stdout=there, stderr=there, env=environment)
     os.close(there)
@@ -66,6 +66,35 @@ def test_a_run_is_shown_live_and_its_rows_fit_any_width(ran):
     _, narrow = in_terminal("runs", cwd=ran, columns=50)
     assert re.search(r"^status +failed", narrow, re.MULTILINE)
     assert max(map(len, narrow.splitlines())) <= 50
+
+
+EVENTS = ["run started", "step started", "step succeeded", "step started", "step failed", "run failed"]
+
+
+def test_in_a_terminal_the_log_does_not_repeat_the_display(ran):
+    _, shown = in_terminal("run", "small", cwd=ran, columns=160)
+    assert [event for event in EVENTS if event in shown] == [] and "[info" not in shown
+    _, shown = in_terminal("--debug", "run", "small", cwd=ran, columns=160)
+    assert re.findall(r"\[info +\] ((?:run|step) \w+)", shown) == EVENTS
+
+
+def test_where_there_is_no_terminal_the_log_tells_the_run(ran, mlnb):
+    process = mlnb("run", "small", cwd=ran)
+    *lines, message = process.stderr.splitlines()
+    assert [re.search(r"\[info +\] ((?:run|step) \w+)", line)[1] for line in lines] == EVENTS
+    assert "step=second" in lines[4] and "ZeroDivisionError" in lines[4] and message.startswith("mlnb: Step `second` failed")
+    assert re.search(r"^first +succeeded", process.stdout, re.MULTILINE) and "[info" not in process.stdout
+    quiet = mlnb("run", "small", cwd=ran, MLNB_LOGS__LEVEL="warning")
+    assert quiet.stderr.startswith("mlnb: Step `second` failed")
+
+
+@pytest.mark.parametrize("words", [("run", "small"), ("run", "small", "--json")], ids=" ".join)
+def test_the_log_as_json_and_as_a_file_tells_the_run(ran, words):
+    in_terminal(*words, cwd=ran, MLNB_LOGS__FORMAT="json", MLNB_LOGS__FILE="logs/mlnb.log")
+    lines = [json.loads(line) for line in (ran / "logs" / "mlnb.log").read_text().splitlines()]
+    assert [line["event"] for line in lines] == EVENTS
+    assert {(line["level"], line["pipeline"]) for line in lines} == {("info", "small")} and len({line["run"] for line in lines}) == 1
+    assert [line.get("step") for line in lines] == [None, "first", "first", "second", "second", None]
 
 
 @pytest.mark.parametrize(

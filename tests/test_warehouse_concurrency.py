@@ -10,6 +10,7 @@ from support import load
 from support.processes import start
 from support.workspaces import make_workspace
 
+from ml_notebooks.data.catalog import catalog_file
 from ml_notebooks.data.warehouse import open_warehouse
 
 WRITERS = 4
@@ -90,7 +91,7 @@ with open(sys.argv[1], "r+b") as catalog:
 @pytest.mark.parametrize(("suffix", "byte"), [("", 0x40000000), ("-shm", 128)])
 def test_while_a_warehouse_is_open_no_process_can_shut_its_catalogue(workspace, suffix, byte):
     def shut():
-        file = f"{workspace.path(workspace.settings.warehouse.catalog)}{suffix}"
+        file = f"{catalog_file(workspace)}{suffix}"
         return subprocess.run([sys.executable, "-c", _SHUT, file, str(byte)], capture_output=True, text=True)
 
     with open_warehouse(workspace) as wh:

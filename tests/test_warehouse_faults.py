@@ -5,6 +5,7 @@ import random
 import re
 import sqlite3
 import time
+from pathlib import Path
 
 import duckdb
 import pandas as pd
@@ -161,6 +162,26 @@ def publish_until_full(wh):
     return published
 
 
+def unknown_files(wh):
+    """Files of tables that the catalogue does not know."""
+    query = "FROM __ducklake_metadata_lake.ducklake_data_file SELECT path UNION ALL FROM __ducklake_metadata_lake.ducklake_delete_file SELECT path"
+    folder = wh.workspace.path(wh.workspace.settings.warehouse.data_path)
+    known = {Path(path).name for (path,) in wh.connection.execute(query).fetchall()}
+    return {file.name for file in folder.rglob("*.parquet")} - known
+
+
+def test_a_transaction_that_fails_takes_its_files_along(workspace):
+    with open_warehouse(workspace) as wh:
+        wh.publish("raw.kept", RANDOM.format(5000))
+        with pytest.raises(KeyError), wh.transaction():  # noqa: PT012
+            wh.publish("raw.more", RANDOM.format(5000))
+            wh.publish("raw.kept", RANDOM.format(6000))
+            assert len(unknown_files(wh)) == 2
+            raise KeyError("changed my mind")
+        assert unknown_files(wh) == set()
+        assert wh.sql("SELECT count(*) FROM raw.kept").fetchall() == [(5000,)]
+
+
 def test_a_full_disk_leaves_what_was_published_and_heals(tmp_path):
     with small_disk(tmp_path / "disk", "24m") as disk:
         workspace = make_workspace(disk / "workspace")
@@ -170,6 +191,7 @@ def test_a_full_disk_leaves_what_was_published_and_heals(tmp_path):
             ballast.write_bytes(b"\0" * (1 << 20))
             published = publish_until_full(wh)
             assert published > 0
+            assert unknown_files(wh) == set()
             ballast.unlink()
             for reader in (wh, open_warehouse(workspace)):
                 assert reader.sql("SELECT count(*) FROM raw.more").fetchall() == [(published,)]

@@ -102,7 +102,7 @@ def overview(workspace: Workspace | None = None) -> Any:
         children += [widgets.HTML("<h2>Data</h2>"), _drift_panel(tables["ops.drift"])]
     return widgets.VBox(children)
 
-# %% ../../nbs/library/dashboards/02_overview.ipynb #1f05099d
+# %% ../../nbs/library/dashboards/02_overview.ipynb #5d79c27b
 def _drift_panel(table: pd.DataFrame) -> Any:
     import ipywidgets as widgets
 
@@ -113,6 +113,7 @@ def _drift_panel(table: pd.DataFrame) -> Any:
     place = widgets.VBox()
 
     def draw(change: Any = None) -> None:
+        """Show the rows that the filters leave, as a figure or as a sentence."""
         chosen = filter_drift(table, list(months.value), contains.value, least.value)
         nothing = widgets.HTML("<p>No feature has drifted that much. Move the slider to the left.</p>")
         place.children = [nothing if chosen.empty else go.FigureWidget(drift_figure(chosen))]

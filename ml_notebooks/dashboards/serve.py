@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['check_port', 'dashboard_notebook', 'voila_command', 'serve']
 
-# %% ../../nbs/library/dashboards/01_serve.ipynb #81526375
+# %% ../../nbs/library/dashboards/01_serve.ipynb #ade94c72
 import os
 import secrets
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,15 +38,15 @@ def dashboard_notebook(workspace: Workspace, name: str) -> Path:
         raise UnknownDashboard(name, [file.stem for file in workspace.dashboards.glob("*.ipynb")])
     return notebook
 
-# %% ../../nbs/library/dashboards/01_serve.ipynb #1d5831f9
-def voila_command(notebook: Path, host: str, port: int, token: str) -> list[str]:
-    """The command that serves a notebook."""
+# %% ../../nbs/library/dashboards/01_serve.ipynb #b1fd4918
+def voila_command(notebook: Path, host: str, port: int) -> list[str]:
+    """The command that serves a notebook, with a token that it finds in its environment as JUPYTER_TOKEN."""
     if find_spec("voila") is None:
         raise MissingExtra("The dashboard", "voila", "lab")
-    options = [f"--port={port}", f"--Voila.ip={host}", f"--token={token}", "--no-browser", "--Voila.log_level=ERROR"]
+    options = [f"--port={port}", f"--Voila.ip={host}", "--token", "--no-browser", "--Voila.log_level=ERROR"]
     return [sys.executable, "-m", "voila", str(notebook), *options]
 
-# %% ../../nbs/library/dashboards/01_serve.ipynb #23fc6f30
+# %% ../../nbs/library/dashboards/01_serve.ipynb #16704c69
 def serve(
     workspace: Workspace,
     name: str,  # a notebook in nbs/dashboards
@@ -58,16 +60,17 @@ def serve(
     settings = workspace.settings.dashboard
     host, port = settings.host, port or settings.port
     notebook, token = dashboard_notebook(workspace, name), secrets.token_urlsafe(16)
-    command = voila_command(notebook, host, port, token)
+    command = voila_command(notebook, host, port)
     check_port(host, port, "The dashboard")
-    environment = os.environ | {"MLNB_HOME": str(workspace.root)}
+    environment = os.environ | {"MLNB_HOME": str(workspace.root), "JUPYTER_TOKEN": token}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is like Ctrl-C
     with subprocess.Popen(command, env=environment, cwd=workspace.root, start_new_session=True) as server:
         address = f"http://{host}:{port}/?token={token}"
         print(f"{name} is at {address}\nCtrl-C ends it.", flush=True)
         try:
-            _open_when_ready(address, host, port, server, browser)
-            status = server.wait()
+            with _private_page(address) if browser else nullcontext(address) as page:
+                _open_when_ready(page, host, port, server, browser)
+                status = server.wait()
         except KeyboardInterrupt:
             print("Ended.")
             status = 0
@@ -75,6 +78,21 @@ def serve(
             _end(server)
     if status:
         raise DashboardFailed(name, status)
+
+# %% ../../nbs/library/dashboards/01_serve.ipynb #89d248fe
+@contextmanager
+def _private_page(address: str) -> Iterator[str]:
+    """The address of a file that only this user can read and that leads a browser to `address`."""
+    from jupyter_core.paths import jupyter_runtime_dir, secure_write
+
+    page = Path(jupyter_runtime_dir()) / f"mlnb-{os.getpid()}-open.html"
+    page.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with secure_write(str(page)) as file:
+            file.write(f'<meta http-equiv="refresh" content="0; url={address}"><a href="{address}">Dashboard</a>')
+        yield page.as_uri()
+    finally:
+        page.unlink(missing_ok=True)
 
 # %% ../../nbs/library/dashboards/01_serve.ipynb #8b2d534c
 def _open_when_ready(address: str, host: str, port: int, server: "subprocess.Popen[bytes]", browser: bool) -> None:

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['is_disk_full', 'explain_open', 'explain_query', 'explain_write']
 
-# %% ../../nbs/library/data/03_messages.ipynb #6f9a304c
+# %% ../../nbs/library/data/03_messages.ipynb #45d50a12
 import re
 import shutil
 from collections.abc import Callable
 
 import duckdb
 
+from .catalog import catalog_name, disk_folders
 from ml_notebooks.errors import (
     BadData,
     BadQuery,
@@ -25,25 +26,23 @@ from ..logs import redact
 from ..settings import secret_values
 from ..workspace import Workspace
 
-# %% ../../nbs/library/data/03_messages.ipynb #899486e1
+# %% ../../nbs/library/data/03_messages.ipynb #91bef2e2
 def is_disk_full(error: Exception, workspace: Workspace) -> bool:
     """Whether an error says, or the disk shows, that there is no space left."""
     text = str(error).lower()
     if any(words in text for words in ("no space left", "disk is full", "disk full", "out of disk")):
         return True
-    folders = [workspace.path(workspace.settings.warehouse.catalog).parent, workspace.path(workspace.settings.workspace.data)]
-    return "i/o error" in text and any(folder.is_dir() and shutil.disk_usage(folder).free < 2**17 for folder in folders)
+    return "i/o error" in text and any(shutil.disk_usage(folder).free < 2**17 for folder in disk_folders(workspace))
 
 
 def _first_line(error: Exception, workspace: Workspace) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return redact(lines[0].rstrip("."), secret_values(workspace.settings)) + "."
 
-# %% ../../nbs/library/data/03_messages.ipynb #f2c1b938
+# %% ../../nbs/library/data/03_messages.ipynb #9d83420e
 def explain_open(error: Exception, workspace: Workspace) -> MLNotebooksError:
     """Why a warehouse could not be opened."""
-    reason = _first_line(error, workspace)
-    catalog = redact(workspace.settings.warehouse.catalog, secret_values(workspace.settings))
+    reason, catalog = _first_line(error, workspace), catalog_name(workspace)
     if is_disk_full(error, workspace):
         return DiskFull("The warehouse's catalogue", reason)
     if "version" in reason.lower() and "catalog" in reason.lower():

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['Mode', 'Warehouse', 'open_warehouse']
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #b4869664
+# %% ../../nbs/library/data/06_warehouse.ipynb #3d4a7c47
 import json
 import os
 import re
 import socket
 import sqlite3
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -24,8 +25,10 @@ import pandas as pd
 from ml_notebooks.data.catalog import (
     SCHEMAS,
     attach_statement,
+    catalog_file,
+    catalog_name,
     check_table_name,
-    is_postgres,
+    exists,
     is_remote,
     make_sqlite_catalog,
     prepare_statements,
@@ -148,7 +151,7 @@ def _new_connection(workspace: Workspace) -> duckdb.DuckDBPyConnection:
     mark(connection)
     return connection
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #668939e0
+# %% ../../nbs/library/data/06_warehouse.ipynb #38bacc85
 def _connect(
     workspace: Workspace, read_only: bool, snapshot: int | None
 ) -> tuple[duckdb.DuckDBPyConnection, Presence | None]:
@@ -171,13 +174,10 @@ def _connect(
 
 
 def _enter(workspace: Workspace) -> Presence | None:
-    settings = workspace.settings.warehouse
-    if is_postgres(settings):
-        return None
-    catalog = workspace.path(settings.catalog)
-    if not catalog.exists():
+    if not exists(workspace):
         _create(workspace)
-    return Presence(catalog)
+    file = catalog_file(workspace)
+    return None if file is None else Presence(file)
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, workspace: Workspace, read_only: bool, snapshot: int | None) -> None:
@@ -185,31 +185,28 @@ def _attach(connection: duckdb.DuckDBPyConnection, workspace: Workspace, read_on
     try:
         connection.execute(statement)
     except duckdb.InvalidInputException as error:
-        if not is_postgres(workspace.settings.warehouse) or "does not exist" not in str(error):
+        if catalog_file(workspace) or "does not exist" not in str(error):
             raise
         _create(workspace)
         connection.execute(statement)
     connection.execute("USE lake")
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #dfcfe216
+# %% ../../nbs/library/data/06_warehouse.ipynb #94eeac2f
 def _create(workspace: Workspace) -> None:
     settings = workspace.settings.warehouse
     with write_lock(_lock(workspace), settings.lock_timeout):
         if not is_remote(settings):
             workspace.path(settings.data_path).mkdir(parents=True, exist_ok=True)
-        final = workspace.path(settings.catalog)
-        if not is_postgres(settings):
+        if final := catalog_file(workspace):
             if final.exists():
                 return
             make_sqlite_catalog(final.with_name(final.name + ".new"))
         _create_schemas(workspace)
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #deb06f89
+# %% ../../nbs/library/data/06_warehouse.ipynb #200d0471
 def _create_schemas(workspace: Workspace) -> None:
-    settings = workspace.settings.warehouse
-    final = workspace.path(settings.catalog)
-    statement = attach_statement(workspace, create=True)
-    if not is_postgres(settings):
+    final, statement = catalog_file(workspace), attach_statement(workspace, create=True)
+    if final:
         statement = statement.replace(quote(f"ducklake:sqlite:{final}"), quote(f"ducklake:sqlite:{final}.new"))
     connection = _new_connection(workspace)
     try:
@@ -220,7 +217,7 @@ def _create_schemas(workspace: Workspace) -> None:
         connection.execute("USE memory; DETACH lake")
     finally:
         connection.close()
-    if not is_postgres(settings):
+    if final:
         final.with_name(final.name + ".new").replace(final)
 
 # %% ../../nbs/library/data/06_warehouse.ipynb #06d55aef
@@ -247,7 +244,7 @@ _MAINTENANCE = re.compile(
     re.IGNORECASE,
 )
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #3d0e35be
+# %% ../../nbs/library/data/06_warehouse.ipynb #2a8e36cd
 def _query(wh: Warehouse, query: str, parameters: list[object] | None) -> duckdb.DuckDBPyRelation:
     _check_process(wh)
     try:
@@ -261,8 +258,7 @@ def _query(wh: Warehouse, query: str, parameters: list[object] | None) -> duckdb
 
 def _check_process(wh: Warehouse) -> None:
     if os.getpid() != wh._pid:
-        catalog = wh.workspace.settings.warehouse.catalog
-        raise WarehouseUnavailable(catalog, f"It was opened by process {wh._pid} before a fork: open it again in this one.")
+        raise WarehouseUnavailable(catalog_name(wh.workspace), f"It was opened by process {wh._pid} before a fork: open it again in this one.")
 
 # %% ../../nbs/library/data/06_warehouse.ipynb #27b3743a
 def _stage(wh: Warehouse, table: str, data: Data) -> str:
@@ -333,7 +329,7 @@ def _newest(connection: duckdb.DuckDBPyConnection) -> int:
     query = "SELECT coalesce((FROM lake.last_committed_snapshot()), (FROM lake.current_snapshot()))"
     return int(connection.execute(query).fetchall()[0][0])
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #38186e7b
+# %% ../../nbs/library/data/06_warehouse.ipynb #10a5b3cc
 @contextmanager
 def _transaction(wh: Warehouse, message: str, what: str = "the transaction") -> Iterator[None]:
     if wh.read_only:
@@ -345,17 +341,36 @@ def _transaction(wh: Warehouse, message: str, what: str = "the transaction") -> 
         return
     with write_lock(_lock(wh.workspace), wh.workspace.settings.warehouse.lock_timeout):
         wh.connection.execute("BEGIN")
-        wh._writing, wh._failed = True, None
+        wh._writing, wh._failed, began = True, None, time.time()
         try:
             yield
             _commit(wh, message, what)
         except BaseException:
             with suppress(duckdb.Error):  # a COMMIT that failed has rolled back
                 wh.connection.execute("ROLLBACK")
+            _sweep(wh, began)
             raise
         finally:
             wh._writing, wh._failed = False, None
     get_logger("data.warehouse").debug("committed", message=message)
+
+# %% ../../nbs/library/data/06_warehouse.ipynb #6d56b505
+_KNOWN_FILES = """
+SELECT path FROM __ducklake_metadata_lake.ducklake_data_file
+UNION ALL SELECT path FROM __ducklake_metadata_lake.ducklake_delete_file
+"""
+
+
+def _sweep(wh: Warehouse, began: float) -> None:
+    settings = wh.workspace.settings.warehouse
+    if catalog_file(wh.workspace) is None or is_remote(settings):
+        return
+    with suppress(duckdb.Error, OSError):  # what cannot be swept now lies there and harms nobody
+        young = [file for file in wh.workspace.path(settings.data_path).rglob("*.parquet") if file.stat().st_mtime > began - 1]
+        known = {Path(path).name for (path,) in wh.connection.execute(_KNOWN_FILES).fetchall()} if young else set()
+        for file in young:
+            if file.name not in known:
+                file.unlink()
 
 # %% ../../nbs/library/data/06_warehouse.ipynb #1bf08f4a
 @contextmanager

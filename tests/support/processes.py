@@ -20,7 +20,7 @@ class Worker:
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], env: Mapping[str, str]):
         self.line, theirs = _SERVER.Pipe()
         self.process = _SERVER.Process(
-            target=_run, args=(function, theirs, arguments, dict(env)), daemon=True
+            target=_run, args=(function, theirs, arguments, {**_ours(), **env}), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -62,9 +62,15 @@ class Failure:
         self.trace = trace
 
 
+def _ours() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("MLNB_")}
+
+
 def _run(
     function: Callable[..., Any], line: Connection, arguments: tuple[Any, ...], env: Mapping[str, str]
 ) -> None:
+    for name in _ours():  # of whoever started the server that forks
+        del os.environ[name]
     os.environ.update(env)
     try:
         function(line, *arguments)

@@ -1,0 +1,125 @@
+"""A notebook of imports: plain papermill, papermill on a warm kernel, and the runner's engine, side by side.
+
+    python benchmarks/pipelines.py [--repeats 7] [--many 200]
+
+The notebook imports pandas, scikit-learn, duckdb, mlflow, shap and matplotlib and prints a line. Every way is called in
+turn, so that a busy moment meets all of them. Then so many notebooks, four at a time; then what the runner adds to a step.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+import papermill
+
+from ml_notebooks.pipelines.engine import execute
+from ml_notebooks.pipelines.kernels import KERNEL_NAME, install_kernelspec, parents
+
+IMPORTS = "import pandas, sklearn.ensemble, duckdb, mlflow, shap, matplotlib.pyplot"
+
+
+def notebook(path, *cells):
+    """Write a notebook of code cells."""
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    book.metadata.kernelspec = {"name": "python3", "display_name": "python3", "language": "python"}
+    nbformat.write(book, path)
+    return path
+
+
+def plain(path, kernel):
+    """papermill as its users call it."""
+    papermill.execute_notebook(str(path), str(path.with_suffix(".out.ipynb")), kernel_name=kernel, progress_bar=False)
+
+
+def ours(path, kernel):
+    """What the runner calls."""
+    execute(path, path.with_suffix(".out.ipynb"), {}, kernel=kernel)
+
+
+def starts(folder, repeats):
+    """Seconds of the ways to run a notebook of imports."""
+    path = notebook(folder / "imports.ipynb", IMPORTS, "print('here')")
+    ways = {
+        "papermill, ordinary kernel": lambda: plain(path, "python3"),
+        "papermill, warm kernel": lambda: plain(path, KERNEL_NAME),
+        "the runner's engine, warm kernel": lambda: ours(path, KERNEL_NAME),
+    }
+    times = {name: [] for name in ways}
+    for turn in range(repeats + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            if turn:  # the first turn starts the warm parent and fills the file cache
+                times[name].append(time.perf_counter() - start)
+    base = statistics.median(times["papermill, ordinary kernel"])
+    print("| what | median s | slowest s | times faster |\n|---|---|---|---|")
+    for name, values in times.items():
+        middle = statistics.median(values)
+        print(f"| {name} | {middle:.3f} | {max(values):.3f} | {base / middle:.1f} |")
+
+
+def many(folder, count):
+    """So many notebooks, four at a time: failures, what leaked from one to another, the parent's memory."""
+    check = "import os, random, numpy; print(os.environ['MARK'], random.random(), numpy.random.random(), 'mark' in dir())"
+    path = notebook(folder / "many.ipynb", IMPORTS, check, "mark = numpy.mark = os.environ['MARK']")
+
+    def run(number):
+        env = os.environ | {"MARK": str(number)}
+        done = execute(path, folder / f"many.{number}.out.ipynb", {}, kernel=KERNEL_NAME, env=env)
+        return done.cells[1].outputs[0].text.split()
+
+    before, start = parents()[-1], time.perf_counter()
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(run, range(count)))
+    seconds, after = time.perf_counter() - start, parents()[-1]
+    leaks = sum(words[0] != str(number) or words[3] != "False" for number, words in enumerate(said))
+    same = 2 * count - len({number for words in said for number in words[1:3]})
+    print(f"\n{count} notebooks, four at a time: {seconds:.1f} s, {seconds / count:.3f} s each; {leaks} leaks, {same} random numbers twice")
+    print(f"parent before {before['memory'] / 2**20:.1f} MiB, after {after['memory'] / 2**20:.1f} MiB, forked {after['forked']}")
+
+
+def overhead(folder, repeats):
+    """What the runner adds to a step beyond its cells: a pipeline of ten steps, minus the seconds of its cells."""
+    steps = folder / "nbs" / "pipelines" / "ten"
+    steps.mkdir(parents=True)
+    (folder / "settings.ini").write_text("[workspace]\nname = bench\n")
+    names = [f"step_{number}" for number in range(10)]
+    for name in names:
+        notebook(steps / f"{name}.ipynb", IMPORTS, "print('here')")
+    lines = [f"  - name: {name}\n    notebook: {name}.ipynb" for name in names]
+    (steps / "pipeline.yaml").write_text("title: Ten steps\nsteps:\n" + "\n".join(lines) + "\n")
+    beyond = []
+    for _ in range(repeats + 1):
+        done = subprocess.run([sys.executable, "-m", "ml_notebooks", "run", "ten", "--json"], cwd=folder, check=True, capture_output=True)
+        run = json.loads(done.stdout)
+        for step in run["steps"]:
+            cells = json.loads((folder / step["notebook"]).read_text())["cells"]
+            inside = sum(cell["metadata"]["papermill"]["duration"] or 0 for cell in cells)
+            beyond.append(step["seconds"] - inside)
+    later = beyond[10:]
+    print(f"\nbeyond its cells a step takes {statistics.median(later):.3f} s (median of {len(later)}), slowest {max(later):.3f} s")
+
+
+def main():
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--many", type=int, default=200)
+    arguments = parser.parse_args()
+    install_kernelspec()
+    with tempfile.TemporaryDirectory() as folder:
+        starts(Path(folder), arguments.repeats)
+        many(Path(folder), arguments.many)
+        overhead(Path(folder), 3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""What the command line says when the warehouse cannot be had: one message, a non-zero exit, no traceback unless asked for."""
+
+import json
+import socket
+
+import nbformat
+import pytest
+from support.processes import start
+from support.writers import hold_lock
+
+from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.pipelines.ledger import new_run, write_run
+from ml_notebooks.workspace import find_workspace
+
+PASSWORD = "canary-2846"
+
+
+@pytest.fixture
+def small(workspace):
+    """A workspace with a pipeline of one step."""
+    folder = workspace / "nbs" / "pipelines" / "small"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")]), folder / "only.ipynb")
+    (folder / "pipeline.yaml").write_text("title: A small one\nsteps:\n  - {name: only, notebook: only.ipynb}\n")
+    return workspace
+
+
+def assert_said(process, *words):
+    """One message that says all of the words, no traceback, exit status 1."""
+    assert process.returncode == 1, process.stdout + process.stderr
+    assert process.stderr.startswith("mlnb: ") and len(process.stderr.splitlines()) == 1, process.stderr
+    assert process.stdout == "" and "not foreseen" not in process.stderr
+    for word in words:
+        assert word in process.stderr
+
+
+def assert_traced(process, error):
+    """A traceback that ends in that error, then the message, exit status 1."""
+    assert process.returncode == 1
+    trace, _, message = process.stderr.rpartition("\nmlnb: ")
+    assert "Traceback (most recent call last)" in trace and error in trace.splitlines()[-1] and message
+
+
+# A write lock that another process holds
+
+
+@pytest.fixture
+def locked(small):
+    """The workspace `small` while another process holds the write lock, and that process's id."""
+    open_warehouse(find_workspace(small)).close()
+    with start(hold_lock, small) as holder:
+        assert holder.hear() == "holding"
+        yield small, holder.pid
+        holder.tell("let go")
+        holder.join()
+
+
+def test_a_held_write_lock_is_said_with_its_holder(locked, mlnb):
+    folder, pid = locked
+    process = mlnb("run", "small", cwd=folder, MLNB_WAREHOUSE__LOCK_TIMEOUT="0.3")
+    assert_said(process, "warehouse.lock", "within 0.3 s", f"process {pid} of", "raise `lock_timeout`")
+
+
+def test_a_held_write_lock_is_traced_with_debug(locked, mlnb):
+    folder, _ = locked
+    process = mlnb("run", "small", "--debug", cwd=folder, MLNB_WAREHOUSE__LOCK_TIMEOUT="0.3")
+    assert_traced(process, "WarehouseLocked")
+
+
+def test_readers_do_not_wait_for_the_lock(locked, mlnb):
+    folder, _ = locked
+    assert mlnb("tables", cwd=folder, MLNB_WAREHOUSE__LOCK_TIMEOUT="0.3").returncode == 0
+
+
+# A PostgreSQL catalogue that does not answer
+
+
+@pytest.fixture
+def unreachable():
+    """Settings that name a PostgreSQL server on a port of this machine on which nobody listens."""
+    with socket.socket() as kept:  # bound, so that nobody else takes it
+        kept.bind(("127.0.0.1", 0))
+        catalog = f"postgres:host=127.0.0.1 port={kept.getsockname()[1]} dbname=lake user=keeper connect_timeout=5"
+        yield {"MLNB_WAREHOUSE__CATALOG": catalog, "MLNB_WAREHOUSE__PASSWORD": PASSWORD}
+
+
+@pytest.mark.parametrize(
+    "words", [("run", "small"), ("tables",), ("runs",), ("runs", "small", "--json"), ("sql", "SELECT 1")], ids=" ".join
+)
+def test_an_unreachable_catalogue_is_said(small, mlnb, unreachable, words):
+    process = mlnb(*words, cwd=small, **unreachable)
+    assert_said(process, "could not be opened", "postgres:host=127.0.0.1", "Connection refused", "its server runs")
+    assert PASSWORD not in process.stderr
+
+
+def test_an_unreachable_catalogue_is_traced_with_debug(small, mlnb, unreachable):
+    process = mlnb("--debug", "tables", cwd=small, **unreachable)
+    assert_traced(process, "WarehouseUnavailable")
+    assert PASSWORD not in process.stderr
+
+
+def test_doctor_finds_the_unreachable_catalogue(small, mlnb, unreachable):
+    process = mlnb("doctor", "--json", cwd=small, **unreachable)
+    [finding] = [finding for finding in json.loads(process.stdout) if finding["what"] == "warehouse"]
+    assert process.returncode == 1 and finding["state"] == "wrong" and "Connection refused" in finding["found"]
+    assert PASSWORD not in process.stdout + process.stderr
+
+
+# A pipeline that nobody knows
+
+
+def test_runs_of_an_unknown_pipeline_are_refused(small, mlnb):
+    process = mlnb("runs", "smal", cwd=small)
+    assert_said(process, "no pipeline `smal`", "Did you mean `small`?", "nbs/pipelines")
+    assert_said(mlnb("runs", "zebra", "--json", cwd=small), "no pipeline `zebra`", "There is small.")
+
+
+def test_runs_of_a_known_pipeline_may_be_none(small, mlnb):
+    process = mlnb("runs", "small", cwd=small)
+    assert (process.returncode, process.stdout) == (0, "No run of `small` yet.\n")
+    process = mlnb("runs", "small", "--json", cwd=small)
+    assert (process.returncode, json.loads(process.stdout)) == (0, [])
+    assert mlnb("runs", cwd=small).stdout == "No run yet.\n"
+
+
+def test_runs_of_a_pipeline_that_is_gone_are_still_shown(small, mlnb):
+    with open_warehouse(find_workspace(small)) as wh:
+        write_run(wh, new_run("older", "reports").finished("succeeded"))
+    [run] = json.loads(mlnb("runs", "older", "--json", cwd=small).stdout)
+    assert run["pipeline"] == "older"
+    assert_said(mlnb("runs", "oldre", cwd=small), "Did you mean `older`?")
