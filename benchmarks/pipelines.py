@@ -3,12 +3,15 @@
     python benchmarks/pipelines.py [--repeats 7] [--many 200]
 
 The notebook imports pandas, scikit-learn, duckdb, mlflow, shap and matplotlib and prints a line. Every way is called in
-turn, so that a busy moment meets all of them. Then so many notebooks, four at a time; then what the runner adds to a step.
+turn, so that a busy moment meets all of them. Then so many notebooks, four at a time; what the runner adds to a step; and Voila's
+first page of the same notebook.
 """
 
 import argparse
 import json
 import os
+import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -16,6 +19,8 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import nbformat
 import papermill
@@ -36,7 +41,9 @@ def notebook(path, *cells):
 
 def plain(path, kernel):
     """papermill as its users call it."""
-    papermill.execute_notebook(str(path), str(path.with_suffix(".out.ipynb")), kernel_name=kernel, progress_bar=False)
+    papermill.execute_notebook(
+        str(path), str(path.with_suffix(".out.ipynb")), kernel_name=kernel, progress_bar=False
+    )
 
 
 def ours(path, kernel):
@@ -82,8 +89,59 @@ def many(folder, count):
     seconds, after = time.perf_counter() - start, parents()[-1]
     leaks = sum(words[0] != str(number) or words[3] != "False" for number, words in enumerate(said))
     same = 2 * count - len({number for words in said for number in words[1:3]})
-    print(f"\n{count} notebooks, four at a time: {seconds:.1f} s, {seconds / count:.3f} s each; {leaks} leaks, {same} random numbers twice")
-    print(f"parent before {before['memory'] / 2**20:.1f} MiB, after {after['memory'] / 2**20:.1f} MiB, forked {after['forked']}")
+    print(
+        f"\n{count} notebooks, four at a time: {seconds:.1f} s, {seconds / count:.3f} s each; {leaks} leaks, {same} random numbers twice"
+    )
+    print(
+        f"parent before {before['memory'] / 2**20:.1f} MiB, after {after['memory'] / 2**20:.1f} MiB, forked {after['forked']}"
+    )
+
+
+def first_page(folder, kernel, repeats):
+    """Seconds until Voila has sent the whole page of a notebook of imports, each time with a kernel of its own."""
+    path = notebook(folder / f"page_{kernel}.ipynb", IMPORTS, "print('here')")
+    book = nbformat.read(path, 4)
+    book.metadata.kernelspec["name"] = kernel
+    nbformat.write(book, path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "voila",
+        str(path),
+        f"--port={port}",
+        "--no-browser",
+        "--Voila.log_level=ERROR",
+    ]
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            return [page_seconds(f"http://127.0.0.1:{port}/") for _ in range(repeats + 1)][1:]
+        finally:
+            server.send_signal(signal.SIGINT)
+
+
+def page_seconds(address):
+    """Seconds until a page is there; waits for the server first."""
+    while True:
+        start = time.perf_counter()
+        try:
+            with urlopen(address, timeout=60) as page:
+                assert b"here" in page.read()
+            return time.perf_counter() - start
+        except URLError:
+            time.sleep(0.1)
+
+
+def pages(folder, repeats):
+    """Voila's pages with an ordinary and with a warm kernel."""
+    times = {kernel: first_page(folder, kernel, repeats) for kernel in ("python3", KERNEL_NAME)}
+    print("\n| Voila, the whole page | median s | slowest s |\n|---|---|---|")
+    for kernel, values in times.items():
+        print(f"| {kernel} | {statistics.median(values):.3f} | {max(values):.3f} |")
 
 
 def overhead(folder, repeats):
@@ -98,14 +156,21 @@ def overhead(folder, repeats):
     (steps / "pipeline.yaml").write_text("title: Ten steps\nsteps:\n" + "\n".join(lines) + "\n")
     beyond = []
     for _ in range(repeats + 1):
-        done = subprocess.run([sys.executable, "-m", "ml_notebooks", "run", "ten", "--json"], cwd=folder, check=True, capture_output=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "ml_notebooks", "run", "ten", "--json"],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+        )
         run = json.loads(done.stdout)
         for step in run["steps"]:
             cells = json.loads((folder / step["notebook"]).read_text())["cells"]
             inside = sum(cell["metadata"]["papermill"]["duration"] or 0 for cell in cells)
             beyond.append(step["seconds"] - inside)
     later = beyond[10:]
-    print(f"\nbeyond its cells a step takes {statistics.median(later):.3f} s (median of {len(later)}), slowest {max(later):.3f} s")
+    print(
+        f"\nbeyond its cells a step takes {statistics.median(later):.3f} s (median of {len(later)}), slowest {max(later):.3f} s"
+    )
 
 
 def main():
@@ -119,6 +184,7 @@ def main():
         starts(Path(folder), arguments.repeats)
         many(Path(folder), arguments.many)
         overhead(Path(folder), 3)
+        pages(Path(folder), arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_port', 'dashboard_notebook', 'voila_command', 'serve']
 
-# %% ../../nbs/library/dashboards/01_serve.ipynb #ade94c72
+# %% ../../nbs/library/dashboards/01_serve.ipynb #83651002
 import os
 import secrets
 import signal
@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import DashboardFailed, MissingExtra, PortTaken, UnknownDashboard
+from ..pipelines.kernels import ensure_kernelspec
 from ..workspace import Workspace
 
 # %% ../../nbs/library/dashboards/01_serve.ipynb #ce021cd5
@@ -46,7 +47,7 @@ def voila_command(notebook: Path, host: str, port: int) -> list[str]:
     options = [f"--port={port}", f"--Voila.ip={host}", "--token", "--no-browser", "--Voila.log_level=ERROR"]
     return [sys.executable, "-m", "voila", str(notebook), *options]
 
-# %% ../../nbs/library/dashboards/01_serve.ipynb #16704c69
+# %% ../../nbs/library/dashboards/01_serve.ipynb #e975d623
 def serve(
     workspace: Workspace,
     name: str,  # a notebook in nbs/dashboards
@@ -62,6 +63,7 @@ def serve(
     notebook, token = dashboard_notebook(workspace, name), secrets.token_urlsafe(16)
     command = voila_command(notebook, host, port)
     check_port(host, port, "The dashboard")
+    ensure_kernelspec()
     environment = os.environ | {"MLNB_HOME": str(workspace.root), "JUPYTER_TOKEN": token}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is like Ctrl-C
     with subprocess.Popen(command, env=environment, cwd=workspace.root, start_new_session=True) as server:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KERNEL_NAME', 'parent_name', 'runtime_folder', 'ask', 'WarmProcess', 'fork_kernel', 'kernel_settings',
-           'WarmProvisioner', 'install_kernelspec', 'is_kernelspec_current', 'parents', 'stop_parents']
+           'WarmProvisioner', 'install_kernelspec', 'ensure_kernelspec', 'parents', 'stop_parents']
 
 # %% ../../nbs/library/pipelines/06_kernels.ipynb #29295a0b
 import asyncio
@@ -270,7 +270,7 @@ class WarmProvisioner(LocalProvisioner):
             return await asyncio.to_thread(self.process.poll, 0.09)
         return await super().poll()
 
-# %% ../../nbs/library/pipelines/06_kernels.ipynb #61a96804
+# %% ../../nbs/library/pipelines/06_kernels.ipynb #15de9b3c
 KERNEL_NAME = "mlnb"
 _SPEC = {
     "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
@@ -295,14 +295,16 @@ def install_kernelspec(prefix: Path | None = None) -> Path:  # default: this env
     raise PermissionError(folder)
 
 
-def is_kernelspec_current() -> bool:
-    """Whether the kernelspec that Jupyter finds is the one of this environment."""
+def ensure_kernelspec() -> None:
+    """Install the kernelspec where Jupyter does not find the one of this environment."""
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     try:
-        return KernelSpecManager().get_kernel_spec(KERNEL_NAME).argv == _SPEC["argv"]
+        current = KernelSpecManager().get_kernel_spec(KERNEL_NAME).argv == _SPEC["argv"]
     except NoSuchKernel:
-        return False
+        current = False
+    if not current:
+        install_kernelspec()
 
 # %% ../../nbs/library/pipelines/06_kernels.ipynb #48406965
 def parents() -> list[dict[str, Any]]:  # each with pid, since, executable, kernels, forked, memory, loaded

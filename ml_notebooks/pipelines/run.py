@@ -192,14 +192,14 @@ def _terminate_as_interrupt() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
 
-# %% ../../nbs/library/pipelines/09_run.ipynb #675b8e36
+# %% ../../nbs/library/pipelines/09_run.ipynb #d8e9b263
 def _check_kernel(name: str) -> None:
     from jupyter_client.kernelspec import KernelSpecManager
 
-    from ml_notebooks.pipelines.kernels import KERNEL_NAME, install_kernelspec, is_kernelspec_current
+    from ml_notebooks.pipelines.kernels import KERNEL_NAME, ensure_kernelspec
 
-    if name == KERNEL_NAME and not is_kernelspec_current():
-        install_kernelspec()
+    if name == KERNEL_NAME:
+        ensure_kernelspec()
     known = KernelSpecManager().find_kernel_specs()
     if name not in known:
         raise UnknownKernel(name, known)
