@@ -712,6 +712,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'ml_notebooks/pipelines/warm.py'),
                                              'ml_notebooks.pipelines.warm.ZMQInteractiveShell': ( 'library/pipelines/warm.html#zmqinteractiveshell',
                                                                                                   'ml_notebooks/pipelines/warm.py'),
+                                             'ml_notebooks.pipelines.warm.ZMQInteractiveShell.__init__': ( 'library/pipelines/warm.html#zmqinteractiveshell.__init__',
+                                                                                                           'ml_notebooks/pipelines/warm.py'),
                                              'ml_notebooks.pipelines.warm._adopt_limits': ( 'library/pipelines/warm.html#_adopt_limits',
                                                                                             'ml_notebooks/pipelines/warm.py'),
                                              'ml_notebooks.pipelines.warm._as_in_a_kernel': ( 'library/pipelines/warm.html#_as_in_a_kernel',

@@ -30,7 +30,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-# %% ../../nbs/library/pipelines/05_warm.ipynb #e1ed48c4
+# %% ../../nbs/library/pipelines/05_warm.ipynb #786575cf
 CALM_THREADS = {"GOMP_SPINCOUNT": "100000"}  # how often OpenMP's threads look for work before they sleep; read when it is loaded
 _KERNEL_MODULES = (
     "ipykernel.kernelapp",
@@ -56,8 +56,8 @@ def is_installed(
 class ZMQInteractiveShell:
     """What stands for a kernel's shell, which is of this name, while modules are imported."""
 
-    kernel = True
-    config: dict[str, dict[str, str]] = {"IPKernelApp": {}}
+    def __init__(self) -> None:
+        self.kernel, self.config = True, {"IPKernelApp": dict[str, str]()}
 
 
 @contextmanager
