@@ -62,14 +62,15 @@ def run(
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE for every step that declares it, or STEP.NAME=VALUE.")
     ] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Steps at the same time; default as many as cores.")] = None,
     json: Json = False,
 ) -> None:
-    """Run a pipeline's notebooks in order."""
+    """Run a pipeline's notebooks, each after those that it needs."""
     from .pipelines.run import Silent, run_pipeline
     from .terminal import observer
 
     workspace = find()
-    run = run_pipeline(workspace, name, split_parameters(parameter or []), Silent() if json else observer(workspace))
+    run = run_pipeline(workspace, name, split_parameters(parameter or []), Silent() if json else observer(workspace), jobs)
     if json:
         print_run(run.run)
         return
@@ -77,6 +78,22 @@ def run(
     print(f"Report: {report}")
     print("Next:   mlnb dashboard   performance and drift in the browser")
     print("        jupyter lab      open the steps in nbs/pipelines and change them")
+
+
+@app.command()
+def graph(
+    name: Annotated[str, typer.Argument(help="A pipeline: a folder in nbs/pipelines.")],
+    json: Json = False,
+) -> None:
+    """Show which step of a pipeline waits for which."""
+    from .pipelines.graph import check_graph, graph_rows
+    from .pipelines.spec import load_pipeline
+    from .terminal import print_rows
+
+    pipeline = load_pipeline(find(), name)
+    check_graph(pipeline)
+    columns = ["stage", "step", "waits for", "reads", "writes"]
+    print_rows(graph_rows(pipeline), columns if json else columns[:3], json)
 
 
 def print_run(name: str) -> None:

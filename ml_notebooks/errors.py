@@ -9,7 +9,7 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'Settings
            'ContractBroken', 'EmptySample', 'BadSample', 'OneClass', 'NaiveTime', 'NotExplainable',
            'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel', 'UnknownPipeline', 'BadPipeline',
            'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
-           'BadParameter', 'NotRecordable', 'StepFailed', 'KernelDied', 'PipelineBusy', 'UnknownKernel',
+           'BadParameter', 'NotRecordable', 'GateFailed', 'StepFailed', 'KernelDied', 'PipelineBusy', 'UnknownKernel',
            'UnknownDashboard', 'DashboardFailed', 'PortTaken']
 
 # %% ../nbs/library/01_errors.ipynb #8e73d46d
@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-# %% ../nbs/library/01_errors.ipynb #271168d9
+# %% ../nbs/library/01_errors.ipynb #61f94fb2
 class MLNotebooksError(Exception):
     """An error that a person can act on: what was wrong, what was found, what to do."""
 
@@ -29,10 +29,18 @@ class MLNotebooksError(Exception):
         do: str = "",  # what to do now, a sentence
     ):
         self.what, self.found, self.do = what, found, do
-        super().__init__(" ".join(part for part in (what, found, do) if part))
+        super().__init__(what, found, do)
 
     def __str__(self) -> str:
-        return str(self.args[0])
+        return " ".join(part for part in (self.what, self.found, self.do) if part)
+
+    def at(
+        self,
+        place: str,  # for example `pipeline.yaml, line 7`
+    ) -> "MLNotebooksError":
+        """This error, with its place before what was wrong."""
+        self.what = f"{place}: {self.what}"
+        return self
 
 # %% ../nbs/library/01_errors.ipynb #ee6add32
 def did_you_mean(
@@ -391,12 +399,21 @@ class BadParameter(MLNotebooksError, TypeError):
             "Nothing was run: give a value of that type.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #e708deec
+# %% ../nbs/library/01_errors.ipynb #1615c49d
 class NotRecordable(MLNotebooksError, TypeError):
     """A value that is to be recorded is not a figure."""
 
     def __init__(self, name: str, found: str):
         super().__init__(f"`{name}` cannot be recorded.", f"It is a {found}.", "Record a number, a text or a truth value.")
+
+
+class GateFailed(MLNotebooksError, ValueError):
+    """A figure that a step recorded does not reach what pipeline.yaml asks of it."""
+
+    def __init__(self, step: str, gate: str, found: str):
+        super().__init__(
+            f"Step `{step}` does not pass its gate `{gate}`.", found, "What follows it was not run; the step's notebook shows why."
+        )
 
 
 class StepFailed(MLNotebooksError, RuntimeError):

@@ -60,7 +60,7 @@ class WarehouseSettings(Section):
     s3_key_id: SecretStr | None = Field(None, description="access key of the object store")
     s3_secret: SecretStr | None = Field(None, description="secret key of the object store")
 
-# %% ../nbs/library/02_settings.ipynb #3056f1a3
+# %% ../nbs/library/02_settings.ipynb #ef08a6f3
 class TrackingSettings(Section):
     """[tracking]: where MLflow keeps runs and models."""
 
@@ -75,6 +75,7 @@ class RunSettings(Section):
     kernel: str = Field("mlnb", description="kernel that runs a step")
     start_timeout: PositiveInt = Field(60, description="seconds until a kernel must answer")
     cell_timeout: PositiveInt = Field(3600, description="seconds that one cell may take")
+    jobs: PositiveInt | None = Field(None, description="steps at the same time; default as many as cores")
 
 
 class KernelSettings(Section):

@@ -142,7 +142,7 @@ class LiveDisplay:
     def __init__(self) -> None:
         self.console = Console()
         self.results: dict[str, StepResult] = {}
-        self.current, self.place, self.since = "", "", time.monotonic()
+        self.places: dict[str, tuple[str, float]] = {}  # step that runs -> where it is, since when it runs
 
     def run_started(self, run: "Run", pipeline: "Pipeline") -> None:
         """Begin to draw."""
@@ -153,13 +153,12 @@ class LiveDisplay:
 
     def cell_started(self, step: "Step", cell: int, cells: int) -> None:
         """Remember where the step is."""
-        if self.current != step.name:
-            self.current, self.since = step.name, time.monotonic()
-        self.place = f"cell {cell}/{cells}"
+        _, since = self.places.get(step.name, ("", time.monotonic()))
+        self.places[step.name] = f"cell {cell}/{cells}", since
 
     def step_finished(self, result: "StepResult") -> None:
         """Keep the step's result."""
-        self.results[result.step], self.current = result, ""
+        self.results[result.step] = result
 
     def run_finished(self, run: "Run") -> None:
         """Draw a last time."""
@@ -180,6 +179,7 @@ class LiveDisplay:
         if name in self.results:
             result = self.results[name]
             return name, Text(result.status, STYLES[result.status]), f"{result.seconds:.1f}", Text(recorded(result))
-        if name == self.current:
-            return name, Text(self.place, STYLES["running"]), f"{time.monotonic() - self.since:.1f}", ""
+        if name in self.places:
+            place, since = self.places[name]
+            return name, Text(place, STYLES["running"]), f"{time.monotonic() - since:.1f}", ""
         return Text(name, "dim"), "", "", ""

@@ -32,8 +32,10 @@ def write_step(folder: Path, name: str, *cells: str, parameters: str | None = "r
 
 
 def write_pipeline(folder: Path, *steps: str):
-    """Write the pipeline `small` with steps that are called as their notebooks."""
-    lines = ["title: A small one", "steps:", *(f"  - {{name: {step}, notebook: {step}.ipynb}}" for step in steps)]
+    """Write the pipeline `small` with steps that are called as their notebooks and follow one another."""
+    before = ["", *steps]
+    lines = [f"  - {{name: {step}, notebook: {step}.ipynb, after: [{before[n]}]}}" for n, step in enumerate(steps)]
+    lines = ["title: A small one", "steps:", *lines]
     (folder / "nbs" / "pipelines" / "small" / "pipeline.yaml").write_text("\n".join(lines))
 
 

@@ -49,7 +49,7 @@ def ran(workspace):
     folder = workspace / "nbs" / "pipelines" / "small"
     for name, cell in (("first", RECORD), ("second", "1 / 0")):
         nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), folder / f"{name}.ipynb")
-    steps = "\n".join(f"  - {{name: {name}, notebook: {name}.ipynb}}" for name in ("first", "second"))
+    steps = "  - {name: first, notebook: first.ipynb}\n  - {name: second, notebook: second.ipynb, after: [first]}"
     (folder / "pipeline.yaml").write_text(f"title: A small one\nsteps:\n{steps}\n")
     return workspace
 

@@ -1,0 +1,149 @@
+"""Pipelines whose steps depend on one another: what runs beside what, what is refused, what a gate or a stop ends."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import psutil
+import pytest
+
+WAIT = """
+import pathlib, time
+pathlib.Path("{name}.here").touch()
+end = time.monotonic() + 100
+while not pathlib.Path("{other}.here").exists():
+    assert time.monotonic() < end, "{other} did not come"
+    time.sleep(0.02)
+"""
+STUBBORN = """
+import os, pathlib, time
+pathlib.Path("pid").write_text(str(os.getpid()))
+pathlib.Path("pid").rename("here")
+while True:
+    try:
+        time.sleep(1000)
+    except KeyboardInterrupt:
+        pathlib.Path("heard").touch()
+"""
+
+
+def write(workspace, text, **cells):
+    """A pipeline `small`: its pipeline.yaml and a notebook of one cell for each step."""
+    folder = workspace / "nbs" / "pipelines" / "small"
+    for name, cell in cells.items():
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), folder / f"{name}.ipynb")
+    (folder / "pipeline.yaml").write_text(text)
+    return folder
+
+
+def test_independent_steps_run_at_the_same_time_and_the_last_waits_for_both(workspace, mlnb):
+    text = """title: Two at once
+steps:
+  - {name: last, notebook: last.ipynb, after: [one, two]}
+  - {name: one, notebook: one.ipynb}
+  - {name: two, notebook: two.ipynb}
+"""
+    cells = {name: WAIT.format(name=name, other=other) for name, other in (("one", "two"), ("two", "one"))}
+    write(workspace, text, **cells, last="import pathlib\nassert len(list(pathlib.Path().glob('*.here'))) == 2")
+    done = mlnb("run", "small", "--jobs", "2", "--json", cwd=workspace)
+    run = json.loads(done.stdout)
+    assert [step["status"] for step in run["steps"]] == ["succeeded"] * 3 and run["steps"][2]["step"] == "last"
+    report = (workspace / run["report"] / "index.html").read_text()
+    assert report.count("<rect") == 3 and report.count("<path") == 2
+
+
+def test_after_a_failure_no_further_step_is_started(workspace, mlnb):
+    text = """title: One fails
+steps:
+  - {name: fails, notebook: fails.ipynb}
+  - {name: beside, notebook: beside.ipynb}
+  - {name: later, notebook: later.ipynb}
+"""
+    write(workspace, text, fails="1 / 0", beside="print('beside')", later="print('later')")
+    assert mlnb("run", "small", "--jobs", "1", cwd=workspace).returncode == 1
+    (run,) = json.loads(mlnb("runs", "small", "--json", cwd=workspace).stdout)
+    assert run["status"] == "failed" and "ZeroDivisionError" in run["error"]
+    assert not (workspace / run["report"] / "beside.ipynb").exists()
+
+
+def test_a_gate_that_does_not_hold_ends_the_run(workspace, mlnb):
+    text = """title: A gate
+steps:
+  - {name: evaluate, notebook: evaluate.ipynb, gate: roc_auc >= 0.7}
+  - {name: register, notebook: register.ipynb, after: [evaluate]}
+"""
+    cell = "from ml_notebooks.pipelines.record import record\nrecord('roc_auc', 0.65)"
+    write(workspace, text, evaluate=cell, register="print('registered')")
+    done = mlnb("run", "small", cwd=workspace)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "Step `evaluate` does not pass its gate `roc_auc >= 0.7`. `roc_auc` is 0.65." in done.stderr
+    (run,) = json.loads(mlnb("runs", "small", "--json", cwd=workspace).stdout)
+    assert run["records"] == {"roc_auc": 0.65} and not (workspace / run["report"] / "register.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        (["{name: a, notebook: a.ipynb, after: [b]}", "{name: b, notebook: b.ipynb, after: [a]}"], ["line 3", "a → b → a"]),
+        (
+            ["{name: a, notebook: a.ipynb, writes: [raw.x]}", "{name: b, notebook: b.ipynb, writes: [raw.x]}"],
+            ["line 4", "`raw.x` is written by `a` too"],
+        ),
+        (["{name: a, notebook: a.ipynb, reads: [raw.orders]}"], ["line 3", "Nothing writes `raw.orders`"]),
+        (["{name: a, notebook: a.ipynb}", "{name: b, notebook: b.ipynb, after: [aa]}"], ["line 4", "Did you mean `a`?"]),
+        (["{name: a, notebook: aa.ipynb}"], ["line 3", "`aa.ipynb` does not exist", "Did you mean `a.ipynb`?"]),
+        (["{name: a, notebook: a.ipynb, parameters: {rows: 3}}"], ["line 3", "`rows`"]),
+        (["{name: a, notebook: a.ipynb, gate: roc_auc}"], ["line 3", "`NAME >= NUMBER`"]),
+        (["{name: a, notebook: a.ipynb, retries: many}"], ["line 3", "retries"]),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_runs(workspace, mlnb, steps, words):
+    lines = "\n".join(f"  - {step}" for step in steps)
+    write(workspace, f"title: Wrong\nsteps:\n{lines}\n", a="print('a')", b="print('b')")
+    done = mlnb("run", "small", cwd=workspace)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    for word in ["pipeline.yaml", *words]:
+        assert word in done.stderr
+    assert not (workspace / "reports").exists()
+
+
+def test_the_graph_in_a_terminal_and_as_json(workspace, mlnb):
+    text = """title: Three
+steps:
+  - {name: score, notebook: a.ipynb, reads: ["model:m", raw.x]}
+  - {name: ingest, notebook: a.ipynb, writes: [raw.x]}
+  - {name: train, notebook: a.ipynb, reads: [raw.x], writes: ["model:m"]}
+"""
+    write(workspace, text, a="print('a')")
+    rows = json.loads(mlnb("graph", "small", "--json", cwd=workspace).stdout)
+    assert [(row["stage"], row["step"], row["waits for"]) for row in rows] == [
+        (1, "ingest", ""),
+        (2, "train", "ingest"),
+        (3, "score", "train"),
+    ]
+    assert "waits for" in mlnb("graph", "small", cwd=workspace).stdout
+
+
+def test_a_second_interrupt_kills_a_step_that_does_not_listen(workspace):
+    folder = write(workspace, "title: Stubborn\nsteps:\n  - {name: only, notebook: only.ipynb}\n", only=STUBBORN)
+    command = [sys.executable, "-m", "ml_notebooks", "run", "small"]
+    process = subprocess.Popen(command, cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for(folder / "here")
+    kernel = psutil.Process(int((folder / "here").read_text()))
+    process.send_signal(signal.SIGINT)
+    wait_for(folder / "heard")
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=100)
+    assert process.returncode == 130 and "Interrupted" in error and "Traceback" not in error
+    kernel.wait(30)
+
+
+def wait_for(path):
+    """Return once a file is there."""
+    end = time.monotonic() + 100
+    while not path.exists():
+        assert time.monotonic() < end, f"{path.name} did not come"
+        time.sleep(0.02)
