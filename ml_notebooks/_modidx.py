@@ -695,6 +695,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'ml_notebooks/pipelines/run.py'),
                                             'ml_notebooks.pipelines.run._cores': ( 'library/pipelines/run.html#_cores',
                                                                                    'ml_notebooks/pipelines/run.py'),
+                                            'ml_notebooks.pipelines.run._run': ( 'library/pipelines/run.html#_run',
+                                                                                 'ml_notebooks/pipelines/run.py'),
                                             'ml_notebooks.pipelines.run._run_steps': ( 'library/pipelines/run.html#_run_steps',
                                                                                        'ml_notebooks/pipelines/run.py'),
                                             'ml_notebooks.pipelines.run._terminate_as_interrupt': ( 'library/pipelines/run.html#_terminate_as_interrupt',

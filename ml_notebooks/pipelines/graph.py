@@ -99,8 +99,8 @@ def graph_rows(pipeline: Pipeline) -> list[dict[str, object]]:  # stage, step, w
         for name in stage
     ]
 
-# %% ../../nbs/library/pipelines/03_graph.ipynb #3c137545
-_WIDTH, _HEIGHT, _ACROSS, _DOWN = 118, 34, 46, 16  # of a box, and between boxes
+# %% ../../nbs/library/pipelines/03_graph.ipynb #b1317e2c
+_WIDTH, _HEIGHT, _ACROSS, _DOWN = 108, 34, 22, 16  # of a box, and between boxes
 _COLOURS = {"succeeded": "#0b6e4f", "failed": "#b3261e", "": "#5b6675"}
 
 

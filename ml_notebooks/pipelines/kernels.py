@@ -6,7 +6,7 @@
 __all__ = ['KERNEL_NAME', 'parent_name', 'runtime_folder', 'ask', 'WarmProcess', 'fork_kernel', 'kernel_settings',
            'WarmProvisioner', 'install_kernelspec', 'ensure_kernelspec', 'parents', 'stop_parents']
 
-# %% ../../nbs/library/pipelines/07_kernels.ipynb #b797233b
+# %% ../../nbs/library/pipelines/07_kernels.ipynb #a488cc0c
 import asyncio
 import hashlib
 import json
@@ -30,6 +30,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 import ml_notebooks
 from ..errors import NoWorkspace
+from ..logs import get_logger
 from .warm import CALM_THREADS, KERNEL, STATUS, STOP, is_installed, own_limits
 from ..settings import KernelSettings, load_settings
 from ..workspace import find_root
@@ -241,7 +242,7 @@ def kernel_settings(folder: str) -> KernelSettings:
     except NoWorkspace:
         return KernelSettings()
 
-# %% ../../nbs/library/pipelines/07_kernels.ipynb #97017f3b
+# %% ../../nbs/library/pipelines/07_kernels.ipynb #7f8eabda
 class WarmProvisioner(LocalProvisioner):
     """Kernels forked from a warm parent, or ordinary ones where that cannot be."""
 
@@ -253,7 +254,8 @@ class WarmProvisioner(LocalProvisioner):
         try:
             process = await asyncio.to_thread(fork_kernel, cmd, kwargs)
         except (OSError, ValueError) as error:
-            self.log.warning("An ordinary kernel starts instead of a warm one: %s", error)
+            self.log.warning("An ordinary kernel starts instead of a warm one: %s", error)  # Jupyter's log
+            get_logger("pipelines.kernels").warning("an ordinary kernel starts instead of a warm one", reason=str(error))
             return await super().launch_kernel(cmd, **kwargs)
         self.process = process  # type: ignore[assignment]
         self.pid = self.pgid = process.pid

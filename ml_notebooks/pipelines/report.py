@@ -17,7 +17,7 @@ from .ledger import Run, StepResult
 from .record import format_value
 from .spec import Pipeline
 
-# %% ../../nbs/library/pipelines/09_report.ipynb #31afac4b
+# %% ../../nbs/library/pipelines/09_report.ipynb #95f8ef20
 STYLE = """
 :root { --ink: #1d2530; --soft: #5b6675; --line: #dde3ea; --wash: #f6f8fa; --good: #0b6e4f; --bad: #b3261e; }
 * { box-sizing: border-box; }
@@ -33,7 +33,7 @@ pre { background: var(--wash); padding: .7rem .9rem; overflow-x: auto; border-ra
 img, svg { max-width: 100%; height: auto; }
 .figures { display: flex; flex-wrap: wrap; gap: .6rem; } .figures div { background: var(--wash); border-radius: 6px; padding: .5rem .9rem; }
 .figures b { display: block; font-size: 1.2rem; font-variant-numeric: tabular-nums; } .figures span { font-size: .8rem; color: var(--soft); }
-.graph { overflow-x: auto; margin: 1.2rem 0; } .graph svg { max-width: none; }
+.graph { overflow-x: auto; margin: 1.2rem 0; } .graph svg { min-width: 40rem; }
 .succeeded { color: var(--good); font-weight: 600; } .failed { color: var(--bad); font-weight: 600; } .running { color: var(--soft); }
 .error { border-left: 4px solid var(--bad); padding: .4rem 1rem; background: #fdf3f2; white-space: pre-wrap; }
 details.code { margin: .5rem 0; } details.code summary { color: var(--soft); font-size: .8rem; cursor: pointer; }

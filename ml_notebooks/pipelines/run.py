@@ -85,7 +85,7 @@ def _terminate_as_interrupt() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
 
-# %% ../../nbs/library/pipelines/11_run.ipynb #d1c5d305
+# %% ../../nbs/library/pipelines/11_run.ipynb #95089e32
 def _check_kernel(name: str) -> None:
     from jupyter_client.kernelspec import KernelSpecManager
 
@@ -117,22 +117,30 @@ def run_pipeline(
     with _alone(workspace, name), _terminate_as_interrupt(), open_warehouse(workspace) as wh:
         check_reads(pipeline, wh.names())
         run = new_run(name, str(workspace.settings.workspace.reports))
-        workspace.path(run.report).mkdir(parents=True)
-        write_run(wh, run)
-        log = get_logger("pipelines.run").bind(pipeline=name, run=run.run)
-        log.info("run started", report=run.report)
-        observer.run_started(run, pipeline)
-        try:
-            run, problem = _run_steps(workspace, wh, run, pipeline, observer, jobs or workspace.settings.run.jobs or _cores())
-        except BaseException as error:
-            log.info("run failed", error=str(error))
-            observer.run_finished(run.finished("failed"))
-            raise
-        log.info(f"run {run.status}", seconds=run.seconds)
-        observer.run_finished(run)
+        with bound_contextvars(pipeline=name, run=run.run):
+            run, problem = _run(workspace, wh, run, pipeline, observer, jobs or workspace.settings.run.jobs or _cores())
     if problem is not None:
         raise problem
     return run
+
+
+def _run(
+    workspace: Workspace, wh: Warehouse, run: Run, pipeline: Pipeline, observer: Observer, jobs: int
+) -> tuple[Run, BaseException | None]:
+    workspace.path(run.report).mkdir(parents=True)
+    write_run(wh, run)
+    log = get_logger("pipelines.run")
+    log.info("run started", report=run.report)
+    observer.run_started(run, pipeline)
+    try:
+        run, problem = _run_steps(workspace, wh, run, pipeline, observer, jobs)
+    except BaseException as error:
+        log.info("run failed", error=str(error))
+        observer.run_finished(run.finished("failed"))
+        raise
+    log.info(f"run {run.status}", seconds=run.seconds)
+    observer.run_finished(run)
+    return run, problem
 
 
 def _cores() -> int:

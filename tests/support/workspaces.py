@@ -33,24 +33,20 @@ def small_disk(
     size: str,  # as `mount` takes it: `8m`
 ) -> Iterator[Path]:
     """A file system in memory of that size; the test is skipped where mounting is not allowed."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
+    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     folder.mkdir(parents=True, exist_ok=True)
+    options = f"size={size},uid={os.geteuid()},gid={os.getegid()}"
+    command = [*as_root, "mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     try:
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        pytest.skip("there is no `mount` on PATH")
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        pytest.skip(f"there is no `{error.filename}` on PATH")
     if mounted.returncode != 0:
         pytest.skip(f"mounting a small disk is not permitted here: {mounted.stderr.strip()}")
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        subprocess.run([*as_root, "umount", "--lazy", str(folder)], check=True)
 
 
 def fill(
