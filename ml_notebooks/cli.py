@@ -5,6 +5,8 @@ stands inside the command that needs it, so that `mlnb --help` is quick.
 """
 
 import os
+import re
+import shutil
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +27,10 @@ app = typer.Typer(
 )
 INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 ENDED = "Interrupted. What was published and executed so far is kept; `mlnb runs` shows the runs."
+SHOW_TABLES = re.compile(r"\s*show\s+tables\s*;?\s*", re.IGNORECASE)
+NO_TABLES = "No rows: this looks into the schema `main` only. `mlnb tables` lists the tables of all schemas."
+COMMENT = re.compile(r"--[^=\s]*\s")  # how a query begins that begins with a comment; an option holds no space there
+FIGURES = 4  # of a run, in a table of runs
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -76,8 +82,19 @@ def run(
         return
     report = Path(os.path.relpath(workspace.path(run.report) / "index.html"))
     print(f"Report: {report}")
-    print("Next:   mlnb dashboard   performance and drift in the browser")
-    print("        jupyter lab      open the steps in nbs/pipelines and change them")
+    dashboard, lab = f"{typed('mlnb')} dashboard", f"{typed('jupyter')} lab"
+    width = max(len(dashboard), len(lab))
+    print(f"Next:   {dashboard:{width}}   performance and drift in the browser")
+    print(f"        {lab:{width}}   open the steps in nbs/pipelines and change them")
+
+
+def typed(program: str) -> str:
+    """How to call a program of this environment from the working folder: by its name, or by its path where the shell would find none or another."""
+    ours, found = Path(sys.executable).parent / program, shutil.which(program)
+    if not ours.exists() or (found and os.path.samefile(found, ours)):
+        return program
+    path = os.path.relpath(ours)
+    return str(ours) if path.startswith(os.pardir) else path
 
 
 @app.command()
@@ -116,9 +133,9 @@ def split_parameters(texts: list[str]) -> dict[str, str]:
 
 @app.command()
 def sql(
-    query: Annotated[str, typer.Argument(help='One query, for example "FROM raw.flights LIMIT 5".')],
+    query: Annotated[str, typer.Argument(help='One query, for example "FROM raw.flights LIMIT 5". It may begin with a comment.')],
     at: Annotated[int | None, typer.Option(help="Read as of this snapshot.")] = None,
-    limit: Annotated[int, typer.Option(help="Print at most so many rows; JSON prints all.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Print at most so many rows; JSON prints all.")] = 100,
     json: Json = False,
 ) -> None:
     """Query the warehouse."""
@@ -133,8 +150,8 @@ def sql(
         try:
             rows = (relation if json else relation.limit(limit + 1)).to_arrow_table().to_pylist()
         except duckdb.Error as error:
-            raise explain_query(error, wh.workspace, query, wh.names) from error
-        print_rows(rows if json else rows[:limit], relation.columns, json)
+            raise explain_query(error, wh.workspace, query, source.names, at) from error
+        print_rows(rows if json else rows[:limit], relation.columns, json, empty=NO_TABLES if SHOW_TABLES.fullmatch(query) else "No rows.")
     if not json and len(rows) > limit:
         print(f"… and more: --limit {limit * 10} shows more of them")
 
@@ -168,7 +185,15 @@ def runs(
                 raise UnknownPipeline(name, {*known, *(run["pipeline"] for run in read_runs(wh))})
     shown = ["run", "pipeline", "status", "started", "seconds", "records", "report"]
     empty = f"No run of `{name}` yet." if name else "No run yet."
-    print_rows([row if json else {key: row[key] for key in shown} for row in rows], shown, json, empty=empty)
+    print_rows(rows if json else [row | {"records": first_figures(row["records"])} for row in rows], shown, json, empty=empty)
+
+
+def first_figures(records: dict[str, Any]) -> str:
+    """The first few figures of a run, and how many it has."""
+    from .terminal import show
+
+    rest = f", … {len(records)} in all" if len(records) > FIGURES else ""
+    return show(dict(list(records.items())[:FIGURES])) + rest
 
 
 @app.command()
@@ -257,6 +282,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:  # wherever it stands
         sys.argv = [sys.argv[0], "--debug", *(word for word in sys.argv[1:] if word != "--debug")]
+    if "sql" in sys.argv:  # a query that begins with a comment is no option
+        sys.argv = [f" {word}" if COMMENT.match(word) else word for word in sys.argv]
     try:
         app()
     except MLNotebooksError as error:

@@ -322,13 +322,13 @@ class UntrustedModel(MLNotebooksError, ValueError):
             "Register it again from a run of this workspace.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #c9bfc273
+# %% ../nbs/library/01_errors.ipynb #ecc15c2f
 class UnknownPipeline(MLNotebooksError, KeyError):
     """There is no such pipeline in this workspace."""
 
     def __init__(self, name: str, known: Iterable[str]):
         known = sorted(known)
-        have = f"There is {', '.join(known)}." if known else "This workspace has no pipeline."
+        have = f"There {f'are {len(known)}' if known[1:] else 'is one'}: {', '.join(f'`{one}`' for one in known)}." if known else "This workspace has no pipeline."
         super().__init__(f"There is no pipeline `{name}`.", did_you_mean(name, known) or have, "Look into nbs/pipelines.")
 
 
@@ -438,7 +438,7 @@ class KernelDied(MLNotebooksError, RuntimeError):
             f"The cells up to there are kept in {notebook}; run the step again with more memory free.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #c705e5f3
+# %% ../nbs/library/01_errors.ipynb #69f54c28
 class PipelineBusy(MLNotebooksError, TimeoutError):
     """Another run of the same pipeline is under way."""
 
@@ -464,7 +464,7 @@ class UnknownDashboard(MLNotebooksError, FileNotFoundError):
 
     def __init__(self, name: str, known: Iterable[str]):
         known = sorted(known)
-        have = f"There is {', '.join(known)}." if known else "This workspace has no dashboard."
+        have = f"There {f'are {len(known)}' if known[1:] else 'is one'}: {', '.join(f'`{one}`' for one in known)}." if known else "This workspace has no dashboard."
         super().__init__(f"There is no dashboard `{name}`.", did_you_mean(name, known) or have, "Look into nbs/dashboards.")
 
 

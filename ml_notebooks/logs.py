@@ -5,16 +5,23 @@
 # %% auto #0
 __all__ = ['RUN_VARIABLES', 'current_run', 'current_user', 'redact', 'configure_logs', 'get_logger']
 
-# %% ../nbs/library/03_logs.ipynb #20f3cd10
+# %% ../nbs/library/03_logs.ipynb #79068920
+import base64
 import getpass
+import html
+import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import quote, quote_plus
 
 import structlog
 
+from .errors import SettingsError
 from .settings import LogSettings
 
 # %% ../nbs/library/03_logs.ipynb #77cdd4fb
@@ -34,11 +41,40 @@ def current_user() -> str:
     except (KeyError, OSError):
         return str(os.getuid())
 
-# %% ../nbs/library/03_logs.ipynb #ef1cdd10
+# %% ../nbs/library/03_logs.ipynb #4ae3017c
+def _spellings(secret: str) -> Iterator[str]:
+    """A secret as Python, SQL, HTML, an address and base64 write it."""
+    data = secret.encode("utf-8", "surrogateescape")
+    yield secret
+    for written in (repr, ascii):
+        yield written(secret)[1:-1]
+        yield written(f'"{secret}')[2:-1]  # inside a text that holds both quotes
+    yield from (repr(data)[2:-1], repr(b'"' + data)[3:-1])
+    yield secret.replace("'", "''")
+    for escaped in (html.escape(secret), html.escape(secret, quote=False)):
+        yield escaped
+        yield escaped.replace("&#x27;", "&#39;").replace("&quot;", "&#34;")  # as markupsafe does
+    yield from (quote(data), quote(data, safe=""), quote_plus(data))
+    yield from (encode(data).decode().rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode))
+
+# %% ../nbs/library/03_logs.ipynb #62735b93
+@lru_cache(maxsize=8)
+def _written_forms(secrets: frozenset[str]) -> tuple[str, ...]:  # the longest first
+    """Every form in which the secrets may stand in a text."""
+    forms = {form for secret in secrets if secret for form in _spellings(secret)}
+    for _ in range(2):
+        quoted = {json.dumps(form, ensure_ascii=plain) for form in forms for plain in (True, False)} | set(map(repr, forms))
+        forms |= {form[1:-1] for form in quoted} | {repr(f'"{form}')[2:-1] for form in forms}
+    return tuple(sorted(forms, key=lambda form: (-len(form), form)))
+
+# %% ../nbs/library/03_logs.ipynb #f163bc11
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """`text` with every secret replaced by stars."""
-    for secret in secrets:
-        text = text.replace(secret, "***")
+    """`text` with every secret replaced by stars, however it is escaped; base64 of a longer text that holds it is not found."""
+    for form in _written_forms(frozenset(secrets)):
+        if form in text:
+            *before, after = text.split(form)
+            stars = "***\\" if (len(form) - len(form.rstrip("\\"))) % 2 else "***"
+            text = stars.join([*(part.rstrip("\\") for part in before), after])
     return text
 
 # %% ../nbs/library/03_logs.ipynb #88e24734
@@ -60,16 +96,29 @@ class _RedactingRenderer:
 def _add_run(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     return {**current_run(), **event}
 
-# %% ../nbs/library/03_logs.ipynb #b1814261
+# %% ../nbs/library/03_logs.ipynb #92579807
+def _open_file(file: Path) -> TextIO:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file.open("a", encoding="utf-8")
+    except FileExistsError:
+        reason = f"`{file.parent}` is not a folder"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    found = f"`{file}`, which cannot be written: {reason}"
+    raise SettingsError("[logs] in settings.ini, or MLNB_LOGS__FILE", "file", found, "a file to append to; nothing for standard error")
+
+# %% ../nbs/library/03_logs.ipynb #8153a9b4
 def configure_logs(
     settings: LogSettings,  # level, format and file
     secrets: Iterable[str] = (),  # values that must not be written
     stream: TextIO | None = None,  # where to, when no file is set; default standard error
 ) -> None:
-    """Make every logger of this process write as `settings` say."""
-    if settings.file:
-        settings.file.parent.mkdir(parents=True, exist_ok=True)
-    target = settings.file.open("a", encoding="utf-8") if settings.file else stream or sys.stderr
+    """Make every logger of this process write as `settings` say.
+
+    Raises `SettingsError` when the file cannot be written.
+    """
+    target = _open_file(settings.file) if settings.file else stream or sys.stderr
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -7,16 +7,22 @@ __all__ = ['Layer', 'RESERVED', 'Section', 'WorkspaceSettings', 'WarehouseSettin
            'KernelSettings', 'LogSettings', 'DashboardSettings', 'Settings', 'section_models', 'chosen_profile',
            'load_settings', 'secret_values']
 
-# %% ../nbs/library/02_settings.ipynb #048ba381
+# %% ../nbs/library/02_settings.ipynb #19be4ab0
 import os
 import re
 from collections.abc import Iterator, Mapping
-from configparser import ConfigParser
-from configparser import Error as IniError
+from configparser import (
+    ConfigParser,
+    DuplicateOptionError,
+    DuplicateSectionError,
+    MissingSectionHeaderError,
+    ParsingError,
+)
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args
+from urllib.parse import unquote
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
@@ -42,11 +48,16 @@ class WorkspaceSettings(Section):
     pipelines: Path = Field(Path("nbs/pipelines"), description="one folder a pipeline")
     dashboards: Path = Field(Path("nbs/dashboards"), description="notebooks that Voila serves")
 
-# %% ../nbs/library/02_settings.ipynb #e6b8fd28
+# %% ../nbs/library/02_settings.ipynb #d4e559aa
 class WarehouseSettings(Section):
     """[warehouse]: where the catalogue and the tables are, and what a connection may use."""
 
-    catalog: str = Field("data/catalog.sqlite", description="a SQLite file, or `postgres:host=… dbname=…`")
+    catalog: str = Field(
+        "data/catalog.sqlite",
+        pattern=r"^(postgres:|[^:/]*/|[^:]*$)",
+        examples=["data/catalog.sqlite", "postgres:host=db.example dbname=warehouse"],
+        description="a SQLite file, or `postgres:` and a connection string",
+    )
     data_path: str = Field("data/tables", description="a folder, or `s3://bucket/prefix`")
     lock_timeout: PositiveFloat = Field(60, description="seconds that a writer waits for its turn")
     memory_limit: str = Field(
@@ -142,20 +153,42 @@ def _is_secret(section: str, key: str) -> bool:
     field = section_models()[section].model_fields.get(key)
     return field is not None and "SecretStr" in str(field.annotation)
 
-# %% ../nbs/library/02_settings.ipynb #989a1dc9
-Layer = dict[tuple[str, str], str]  # (section, key) -> value as it is written
+# %% ../nbs/library/02_settings.ipynb #0efbbc4c
+def _unreadable(
+    error: DuplicateSectionError | DuplicateOptionError | ParsingError | UnicodeDecodeError,
+) -> tuple[str, str, str]:  # the line, what stands there, what may; not the line's text, which may hold a secret
+    """Why a file cannot be read."""
+    if isinstance(error, UnicodeDecodeError):
+        line = error.object[: error.start].count(b"\n") + 1
+        return f"line {line}", f"the byte 0x{error.object[error.start]:02x}, which is not UTF-8", "text that is saved as UTF-8"
+    if isinstance(error, DuplicateSectionError):
+        return f"line {error.lineno}", f"a section [{error.section}] that stands above already", "each section once"
+    if isinstance(error, DuplicateOptionError):
+        return f"line {error.lineno}", f"a key `{error.option}` that [{error.section}] has already", "each key once in a section"
+    if isinstance(error, MissingSectionHeaderError):
+        return f"line {error.lineno}", "a line above the first section", "a section such as [workspace] before its `key = value` lines"
+    return f"line {error.errors[0][0]}", "neither a section nor a key with a value", "`[section]` and `key = value` lines"
 
-
+# %% ../nbs/library/02_settings.ipynb #2fdcdbb3
 def _read_ini(path: Path) -> ConfigParser:
     parser = ConfigParser(interpolation=None, inline_comment_prefixes=(";", " #"))
     try:
-        parser.read(path, encoding="utf-8")
-    except (IniError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise SettingsError(str(path), "the file", reason, "sections and `key = value` lines") from None
+        parser.read_string(path.read_text(encoding="utf-8") if path.is_file() else "", str(path))
+    except (DuplicateSectionError, DuplicateOptionError, ParsingError, UnicodeDecodeError) as error:
+        raise SettingsError(str(path), *_unreadable(error)) from None
     return parser
 
-# %% ../nbs/library/02_settings.ipynb #a4509fff
+
+def _read_dotenv(root: Path) -> dict[str, str | None]:
+    try:
+        return dotenv_values(root / ".env")
+    except UnicodeDecodeError as error:
+        raise SettingsError(str(root / ".env"), *_unreadable(error)) from None
+
+# %% ../nbs/library/02_settings.ipynb #6ab6555b
+Layer = dict[tuple[str, str], str]  # (section, key) -> value as it is written
+
+
 def _plain_layer(parser: ConfigParser, path: Path) -> Layer:
     models = section_models()
     for section in parser.sections():
@@ -166,14 +199,8 @@ def _plain_layer(parser: ConfigParser, path: Path) -> Layer:
             )
     return {(section, key): value for section in models if section in parser for key, value in parser[section].items()}
 
-# %% ../nbs/library/02_settings.ipynb #290cc819
-def _profile_layer(parser: ConfigParser, path: Path, profile: str | None) -> Layer:
-    if not profile:
-        return {}
-    names = [name.removeprefix("profile:") for name in parser.sections() if name.startswith("profile:")]
-    if profile not in names:
-        allowed = ", ".join(names) or "none is defined"
-        raise SettingsError("MLNB_PROFILE", profile, "no such profile", f"{allowed}, in {path}", did_you_mean(profile, names))
+# %% ../nbs/library/02_settings.ipynb #afdac4d3
+def _profile_layer(parser: ConfigParser, path: Path, profile: str) -> Layer:
     layer = {}
     for dotted, value in parser[f"profile:{profile}"].items():
         section, _, key = dotted.partition(".")
@@ -183,12 +210,34 @@ def _profile_layer(parser: ConfigParser, path: Path, profile: str | None) -> Lay
         layer[section, key] = value
     return layer
 
-# %% ../nbs/library/02_settings.ipynb #a524c862
-def _refuse_secrets(path: Path, layer: Layer) -> None:
-    for section, key in layer:
-        if _is_secret(section, key):
-            name = f"MLNB_{section}__{key}".upper()
-            raise SettingsError(f"{path} [{section}]", key, "a secret in a file that git keeps", f"{name} in .env or the environment")
+# %% ../nbs/library/02_settings.ipynb #f95c1d12
+_PASSWORD = re.compile(r"password\s*=\s*(?:'((?:\\.|[^'\\])*)|((?:\\.|\S)+))|://[^/:@\s]*:([^/@\s]+)@", re.DOTALL | re.IGNORECASE)
+
+
+def _passwords_in(address: str) -> list[str]:
+    """The passwords in an address: as they are written, and as they are meant where that differs."""
+    written = ["".join(groups) for groups in _PASSWORD.findall(address)]
+    meant = [re.sub(r"\\(.)", r"\1", password, flags=re.DOTALL) for password in written]
+    return [password for password in dict.fromkeys([*written, *meant, *map(unquote, written)]) if password]
+
+
+def _starred(address: str) -> str:
+    """`address` with stars for its passwords."""
+    for password in sorted(_passwords_in(address), key=len, reverse=True):
+        address = address.replace(password, "***")
+    return address
+
+# %% ../nbs/library/02_settings.ipynb #b8bb28d3
+def _refuse_secrets(place: str, named: str, section: str, key: str, value: str) -> None:
+    known = key in section_models()[section].model_fields
+    if _is_secret(section, key):
+        variable, found = f"MLNB_{section}__{key}".upper(), "a secret"
+    elif known and _passwords_in(value):
+        inside = "password" if (section, key) == ("warehouse", "catalog") else key
+        variable, found = f"MLNB_{section}__{inside}".upper(), "a password"
+    else:
+        return
+    raise SettingsError(place, named, f"{found} in a file that git keeps", f"{variable} in .env or the environment")
 
 # %% ../nbs/library/02_settings.ipynb #cebd45f6
 RESERVED = {"MLNB_PROFILE", "MLNB_HOME", "MLNB_PIPELINE", "MLNB_RUN_ID", "MLNB_STEP"}  # not settings, but ours
@@ -201,16 +250,11 @@ def _check_names(names: Mapping[str, str | None], where: str) -> None:
             found, allowed = f"an unknown name {_with_value(name, value)}", "MLNB_<SECTION>__<KEY>, as `mlnb doctor` lists them"
             raise SettingsError(where, name.upper(), found, allowed, did_you_mean(name.upper(), known))
 
-# %% ../nbs/library/02_settings.ipynb #5daf5471
-def _origin(section: str, key: str, root: Path, profile: str | None, layers: tuple[Layer, Layer]) -> str:
+# %% ../nbs/library/02_settings.ipynb #ca3a541b
+def _origin(section: str, key: str, root: Path) -> str:
     name = f"MLNB_{section}__{key}".upper()
-    if name in map(str.upper, os.environ):
-        return f"environment variable {name}"
-    if name in map(str.upper, dotenv_values(root / ".env")):
-        return f"{root / '.env'} {name}"
-    if (section, key) in layers[0]:
-        return f"{root / 'settings.ini'} [profile:{profile}]"
-    return f"{root / 'settings.ini'} [{section}]"
+    given = any(variable.upper() == name and value for variable, value in os.environ.items())
+    return f"environment variable {name}" if given else f"{root / '.env'} {name}"
 
 # %% ../nbs/library/02_settings.ipynb #0acac07e
 def _kind(field: FieldInfo) -> str:
@@ -229,22 +273,48 @@ def _allowed(field: FieldInfo) -> str:
     meaning = f" ({field.description})" if field.description else ""
     return " ".join([_kind(field), ", ".join(bounds)]).strip() + meaning
 
-# %% ../nbs/library/02_settings.ipynb #0b14e50d
-def _explain(error: ErrorDetails, origin: str) -> SettingsError:
-    section, key = str(error["loc"][0]), str(error["loc"][1]) if len(error["loc"]) > 1 else ""
-    model = section_models()[section]
-    if error["type"] == "extra_forbidden":
-        keys = list(model.model_fields)
-        found = f"an unknown key {_with_value(key, str(error['input']))}"
-        return SettingsError(origin, key, found, ", ".join(keys), did_you_mean(key, keys))
-    found = "a secret of the wrong form" if _is_secret(section, key) else f"`{error['input']}`"
-    field = model.model_fields.get(key)
-    return SettingsError(origin, key or section, found, _allowed(field) if field else f"a section, [{section}]")
+# %% ../nbs/library/02_settings.ipynb #0b8d13fc
+def _nearest_scheme(field: FieldInfo, value: str) -> str:
+    """A question that offers the scheme nearest to that of `value`, as `postgres:` for `postgresql:`."""
+    schemes = [f"{example.partition(':')[0]}:" for example in field.examples or () if ":" in example]
+    return did_you_mean(f"{value.partition(':')[0].lower()}:", schemes) if ":" in value else ""
 
-# %% ../nbs/library/02_settings.ipynb #f1a6744a
+
+def _explain(error: ErrorDetails, place: str, section: str, key: str, named: str) -> SettingsError:
+    fields, value = section_models()[section].model_fields, str(error["input"])
+    if key not in fields:
+        return SettingsError(place, named, f"an unknown key {_with_value(key, value)}", ", ".join(fields), did_you_mean(key, fields))
+    found = "a secret of the wrong form" if _is_secret(section, key) else f"`{_starred(value)}`"
+    return SettingsError(place, named, found, _allowed(fields[key]), _nearest_scheme(fields[key], value))
+
+# %% ../nbs/library/02_settings.ipynb #53463cfd
+def _check_layer(path: Path, layer: Layer, profile: str | None = None) -> None:
+    for (section, key), value in layer.items():
+        place, named = (f"{path} [profile:{profile}]", f"{section}.{key}") if profile else (f"{path} [{section}]", key)
+        _refuse_secrets(place, named, section, key, value)
+        try:
+            section_models()[section].model_validate({key: value} if value != "" else {})
+        except ValidationError as error:
+            raise _explain(error.errors()[0], place, section, key, named) from None
+
+
+def _read_layers(path: Path, profile: str | None) -> Layer:
+    """What settings.ini says, the chosen profile before the plain sections."""
+    parser = _read_ini(path)
+    names = [name.removeprefix("profile:") for name in parser.sections() if name.startswith("profile:")]
+    if profile and profile not in names:
+        allowed = ", ".join(names) or "none is defined"
+        raise SettingsError("MLNB_PROFILE", profile, "no such profile", f"{allowed}, in {path}", did_you_mean(profile, names))
+    plain, profiles = _plain_layer(parser, path), {name: _profile_layer(parser, path, name) for name in names}
+    _check_layer(path, plain)
+    for name, layer in profiles.items():
+        _check_layer(path, layer, name)
+    return plain | profiles[profile] if profile else plain
+
+# %% ../nbs/library/02_settings.ipynb #941a35eb
 def chosen_profile(root: Path) -> str | None:
     """The profile that the environment or `.env` chooses."""
-    return os.environ.get("MLNB_PROFILE") or dotenv_values(root / ".env").get("MLNB_PROFILE")
+    return os.environ.get("MLNB_PROFILE") or _read_dotenv(root).get("MLNB_PROFILE")
 
 
 def load_settings(
@@ -255,26 +325,20 @@ def load_settings(
 
     Raises `SettingsError`, naming file, section and key, for an unknown key, a value of the wrong type or a secret in the file.
     """
-    path, dotenv = root / "settings.ini", dotenv_values(root / ".env")
-    profile = profile or chosen_profile(root)
-    parser = _read_ini(path)
-    layers = _profile_layer(parser, path, profile), _plain_layer(parser, path)
-    for layer in layers:
-        _refuse_secrets(path, layer)
+    layer = _read_layers(root / "settings.ini", profile or chosen_profile(root))
     _check_names(os.environ, "The environment")
-    _check_names(dotenv, str(root / ".env"))
+    _check_names(_read_dotenv(root), str(root / ".env"))
     values: dict[str, dict[str, Any]] = {}
-    for (section, key), value in (layers[1] | layers[0]).items():
+    for (section, key), value in layer.items():
         if value != "":
             values.setdefault(section, {})[key] = value
     try:
         return Settings(_env_file=root / ".env", **values)  # type: ignore[arg-type]
     except ValidationError as error:
-        first = error.errors()[0]
-        section, key = str(first["loc"][0]), str(first["loc"][1]) if len(first["loc"]) > 1 else ""
-        raise _explain(first, _origin(section, key, root, profile, layers)) from None
+        section, key = map(str, error.errors()[0]["loc"][:2])
+        raise _explain(error.errors()[0], _origin(section, key, root), section, key, key) from None
 
-# %% ../nbs/library/02_settings.ipynb #ec8db164
+# %% ../nbs/library/02_settings.ipynb #dc1bf356
 def secret_values(settings: Settings) -> Iterator[str]:
     """The values of all secret settings, and passwords inside addresses, for redaction."""
     for section in section_models():
@@ -284,21 +348,14 @@ def secret_values(settings: Settings) -> Iterator[str]:
             elif isinstance(value, str):
                 yield from _passwords_in(value)
 
-
-def _passwords_in(address: str) -> list[str]:
-    found = re.findall(r"\bpassword=(\S+)|://[^/:@\s]*:([^/@\s]+)@", address)
-    return [first or second for first, second in found]
-
-# %% ../nbs/library/02_settings.ipynb #838bc2b0
+# %% ../nbs/library/02_settings.ipynb #be1d5ef5
 def _with_value(key: str, value: str | None) -> str:
     """What to say of an unknown key's value: the value itself, unless the key sounds like a secret."""
     if not value:
         return "without a value"
     if _sounds_secret(re.split(r"__|\.", key.lower())[-1]):
         return "with a value that may be a secret"
-    for password in _passwords_in(value):
-        value = value.replace(password, "***")
-    return f"with the value `{value}`"
+    return f"with the value `{_starred(value)}`"
 
 
 def _sounds_secret(key: str) -> bool:

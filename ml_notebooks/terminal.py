@@ -81,7 +81,7 @@ def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: 
         table.add_column(column, justify="right" if numbers else "left", overflow="fold", no_wrap=place != widest)
     for line in cells:
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in line))
-    screen.print(table)
+    put(screen, table)
 
 
 def print_blocks(screen: Console, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
@@ -92,7 +92,17 @@ def print_blocks(screen: Console, columns: Sequence[str], cells: Sequence[Sequen
         block.add_column(overflow="fold")
         for column, cell in zip(columns, line, strict=True):
             block.add_row(column, Text(cell, style=STYLES.get(cell, "")))
-        screen.print(block, end="\n\n")
+        put(screen, block, end="\n\n")
+
+
+def put(screen: Console, table: Table, end: str = "\n") -> None:
+    """Print a table; where there is no terminal, its lines end with their last character."""
+    if screen.file.isatty():
+        screen.print(table, end=end)
+        return
+    with screen.capture() as captured:
+        screen.print(table, end="")
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()), file=screen.file, end=end)
 
 
 def console(stream: Any) -> Console:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'Workspace', 'find_root', 'find_workspace', 'template_folder', 'create_workspace']
 
-# %% ../nbs/library/04_workspace.ipynb #dde64bb6
+# %% ../nbs/library/04_workspace.ipynb #10771a17
 import os
 import shutil
 from configparser import ConfigParser
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ml_notebooks
-from .errors import NoWorkspace, WorkspaceExists
+from .errors import MLNotebooksError, NoWorkspace, WorkspaceExists
 from .logs import configure_logs
 from .settings import Settings, load_settings, secret_values
 
@@ -48,7 +48,7 @@ class Workspace:
     def __repr__(self) -> str:
         return f"Workspace({self.settings.workspace.name!r})"
 
-# %% ../nbs/library/04_workspace.ipynb #4cb6e557
+# %% ../nbs/library/04_workspace.ipynb #3046fc52
 def _is_workspace(folder: Path) -> bool:
     file = folder / "settings.ini"
     if not file.is_file():
@@ -56,7 +56,7 @@ def _is_workspace(folder: Path) -> bool:
     parser = ConfigParser(interpolation=None)
     try:
         parser.read(file, encoding="utf-8")
-    except IniError:
+    except (IniError, UnicodeDecodeError):
         return "[workspace]" in file.read_text(encoding="utf-8", errors="replace")
     return parser.has_section("workspace")
 
@@ -105,16 +105,25 @@ def template_folder() -> Path:
     installed = package / "_workspace"
     return installed if installed.is_dir() else package.parent
 
-# %% ../nbs/library/04_workspace.ipynb #36eda004
+# %% ../nbs/library/04_workspace.ipynb #00d59ee6
 def create_workspace(
     folder: Path,  # a folder that is empty or not there yet
 ) -> Workspace:
     """A new workspace, with the reference pipeline and the dashboards in it.
 
-    Raises `WorkspaceExists` when the folder holds anything.
+    Raises `WorkspaceExists` when the folder holds anything, and `MLNotebooksError` when it cannot be made.
     """
     folder = folder.resolve()
-    found = sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
+    if os.path.isfile(folder):  # also where it may not be looked at
+        refused = WorkspaceExists(str(folder), folder.name)
+        refused.what, refused.found = f"`{folder}` is a file.", "A workspace is a folder."
+        raise refused
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        do = "Choose another folder: nothing was written."
+        raise MLNotebooksError(f"No workspace can be made in `{folder}`.", f"{error.strerror}.", do) from error
     if found:
         raise WorkspaceExists(str(folder), found[0].name)
     skip = shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__")

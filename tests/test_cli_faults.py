@@ -111,7 +111,7 @@ def test_doctor_finds_the_unreachable_catalogue(small, mlnb, unreachable):
 def test_runs_of_an_unknown_pipeline_are_refused(small, mlnb):
     process = mlnb("runs", "smal", cwd=small)
     assert_said(process, "no pipeline `smal`", "Did you mean `small`?", "nbs/pipelines")
-    assert_said(mlnb("runs", "zebra", "--json", cwd=small), "no pipeline `zebra`", "There is small.")
+    assert_said(mlnb("runs", "zebra", "--json", cwd=small), "no pipeline `zebra`", "There is one: `small`.")
 
 
 def test_runs_of_a_known_pipeline_may_be_none(small, mlnb):

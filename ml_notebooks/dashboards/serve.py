@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['check_port', 'dashboard_notebook', 'voila_command', 'serve']
 
-# %% ../../nbs/library/dashboards/01_serve.ipynb #83651002
+# %% ../../nbs/library/dashboards/01_serve.ipynb #811cc50e
+import errno
 import os
 import secrets
 import signal
@@ -16,20 +17,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from ..errors import DashboardFailed, MissingExtra, PortTaken, UnknownDashboard
+from ..errors import DashboardFailed, MissingExtra, PortTaken, SettingsError, UnknownDashboard
 from ..pipelines.kernels import ensure_kernelspec
 from ..workspace import Workspace
 
-# %% ../../nbs/library/dashboards/01_serve.ipynb #ce021cd5
+# %% ../../nbs/library/dashboards/01_serve.ipynb #b7151368
+def _address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:  # as the functions of `socket` take it
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    family, _, _, _, address = min(found, key=lambda one: one[0])  # IPv4 before IPv6
+    return family, address
+
+
 def check_port(host: str, port: int, what: str) -> None:
-    """Nothing, when `port` is free. Raises `PortTaken`."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
+    """Nothing, when `port` is free. Raises `PortTaken`, and `SettingsError` for a host or a port that this machine does not give."""
+    try:
+        family, address = _address(host, port)
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or error
+        if number == errno.EADDRINUSE:
             raise PortTaken(port, what) from None
+        if number == errno.EACCES:
+            raise SettingsError("[dashboard]", "port", f"`{port}` ({reason})", "a port that you may listen on, such as 8866") from None
+        raise SettingsError("[dashboard]", "host", f"`{host}` ({reason})", "a name or an address of this machine, such as 127.0.0.1") from None
 
 
 def dashboard_notebook(workspace: Workspace, name: str) -> Path:
@@ -39,7 +53,11 @@ def dashboard_notebook(workspace: Workspace, name: str) -> Path:
         raise UnknownDashboard(name, [file.stem for file in workspace.dashboards.glob("*.ipynb")])
     return notebook
 
-# %% ../../nbs/library/dashboards/01_serve.ipynb #b1fd4918
+# %% ../../nbs/library/dashboards/01_serve.ipynb #999a8f2f
+def _url(host: str, port: int, token: str) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/?token={token}"
+
+
 def voila_command(notebook: Path, host: str, port: int) -> list[str]:
     """The command that serves a notebook, with a token that it finds in its environment as JUPYTER_TOKEN."""
     if find_spec("voila") is None:
@@ -47,7 +65,7 @@ def voila_command(notebook: Path, host: str, port: int) -> list[str]:
     options = [f"--port={port}", f"--Voila.ip={host}", "--token", "--no-browser", "--Voila.log_level=ERROR"]
     return [sys.executable, "-m", "voila", str(notebook), *options]
 
-# %% ../../nbs/library/dashboards/01_serve.ipynb #e975d623
+# %% ../../nbs/library/dashboards/01_serve.ipynb #a42e35b9
 def serve(
     workspace: Workspace,
     name: str,  # a notebook in nbs/dashboards
@@ -56,7 +74,7 @@ def serve(
 ) -> None:
     """Serve a dashboard until interrupted.
 
-    Raises `UnknownDashboard`, `MissingExtra` or `PortTaken`, and `DashboardFailed` when the server ends by itself.
+    Raises `UnknownDashboard`, `MissingExtra`, `PortTaken` or `SettingsError`, and `DashboardFailed` when the server ends by itself.
     """
     settings = workspace.settings.dashboard
     host, port = settings.host, port or settings.port
@@ -67,7 +85,7 @@ def serve(
     environment = os.environ | {"MLNB_HOME": str(workspace.root), "JUPYTER_TOKEN": token}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is like Ctrl-C
     with subprocess.Popen(command, env=environment, cwd=workspace.root, start_new_session=True) as server:
-        address = f"http://{host}:{port}/?token={token}"
+        address = _url(host, port, token)
         print(f"{name} is at {address}\nCtrl-C ends it.", flush=True)
         try:
             with _private_page(address) if browser else nullcontext(address) as page:
@@ -96,14 +114,15 @@ def _private_page(address: str) -> Iterator[str]:
     finally:
         page.unlink(missing_ok=True)
 
-# %% ../../nbs/library/dashboards/01_serve.ipynb #8b2d534c
+# %% ../../nbs/library/dashboards/01_serve.ipynb #e6131b3f
 def _open_when_ready(address: str, host: str, port: int, server: "subprocess.Popen[bytes]", browser: bool) -> None:
     import time
     import webbrowser
 
+    family, listening = _address(host, port)
     while browser and server.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex((host, port)) == 0:
+        with socket.socket(family) as probe:
+            if probe.connect_ex(listening) == 0:
                 webbrowser.open(address)
                 return
         time.sleep(0.2)

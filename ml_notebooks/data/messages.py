@@ -39,28 +39,54 @@ def _first_line(error: Exception, workspace: Workspace) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return redact(lines[0].rstrip("."), secret_values(workspace.settings)) + "."
 
-# %% ../../nbs/library/data/03_messages.ipynb #9d83420e
+# %% ../../nbs/library/data/03_messages.ipynb #e606247a
+_VERSIONS = re.compile(r"catalog version is ([\d.]*\d).*?requires version ([\d.]*\d)")
+
+
+def _parts(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part]
+
+
 def explain_open(error: Exception, workspace: Workspace) -> MLNotebooksError:
     """Why a warehouse could not be opened."""
     reason, catalog = _first_line(error, workspace), catalog_name(workspace)
     if is_disk_full(error, workspace):
         return DiskFull("The warehouse's catalogue", reason)
-    if "version" in reason.lower() and "catalog" in reason.lower():
-        return NewerWarehouse(f"in {catalog}", reason)
+    if versions := _VERSIONS.search(reason):
+        found, required = versions.groups()
+        reason = versions.string[: versions.end()] + "."  # what DuckDB advises after it is not what we advise
+        if _parts(found) > _parts(required):
+            return NewerWarehouse(f"in {catalog}", reason)
+        unavailable = WarehouseUnavailable(catalog, f"It was written by an older version: {reason}")
+        unavailable.do = "Open it with the version of ml-notebooks that wrote it, or make a new warehouse; nothing was changed."
+        return unavailable
     return WarehouseUnavailable(catalog, reason)
 
-# %% ../../nbs/library/data/03_messages.ipynb #4ef9d037
-def explain_query(error: Exception, workspace: Workspace, query: str, tables: Callable[[], list[str]]) -> MLNotebooksError:
-    """Why a query could not be run. `tables` tells, when it is needed, which there are."""
+# %% ../../nbs/library/data/03_messages.ipynb #62c5c076
+def explain_query(
+    error: Exception,
+    workspace: Workspace,
+    query: str,
+    tables: Callable[[], list[str]],  # tells, when it is needed, which there are
+    snapshot: int | None = None,  # that was read; default the newest
+) -> MLNotebooksError:
+    """Why a query could not be run."""
     reason = redact(str(error).strip(), secret_values(workspace.settings))
     if is_disk_full(error, workspace):
         return DiskFull("The warehouse", _first_line(error, workspace))
     if isinstance(error, duckdb.CatalogException) and "Table with name" in reason:
         missing = reason.partition("Table with name ")[2].split(" does not exist")[0].strip('"')
         named = re.search(rf"\w+\.{re.escape(missing)}\b", query)
-        return UnknownTable(named.group() if named else missing, tables())
+        return _unknown_table(named.group() if named else missing, tables(), snapshot)
     text, found, place = reason.partition("\n\nLINE")
-    return BadQuery(text + (f"\n\nLINE{place}\n" if found else ""))
+    return BadQuery(text + ("" if text.endswith((".", "!", "?")) else ".") + (f"\n\nLINE{place}\n" if found else ""))
+
+# %% ../../nbs/library/data/03_messages.ipynb #34250cea
+def _unknown_table(table: str, known: list[str], snapshot: int | None) -> UnknownTable:
+    unknown = UnknownTable(table, known)
+    if snapshot is not None:
+        unknown.do = f"There {'was no table' if not known else f'were {len(known)} tables' if known[1:] else 'was one table'} at snapshot {snapshot}."
+    return unknown
 
 # %% ../../nbs/library/data/03_messages.ipynb #690147eb
 def explain_write(error: Exception, workspace: Workspace, table: str) -> MLNotebooksError:

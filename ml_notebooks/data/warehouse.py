@@ -49,7 +49,7 @@ from ml_notebooks.errors import (
 from ..logs import current_run, current_user, get_logger
 from ..workspace import Workspace, find_workspace
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #18636316
+# %% ../../nbs/library/data/06_warehouse.ipynb #554348ba
 Mode = Literal["replace", "append", "upsert"]
 
 
@@ -60,7 +60,7 @@ class Warehouse:
     """
 
     def __init__(self, workspace: Workspace, read_only: bool = False, snapshot: int | None = None):
-        self.workspace, self.read_only = workspace, read_only or snapshot is not None
+        self.workspace, self.read_only, self.snapshot = workspace, read_only or snapshot is not None, snapshot
         self.connection, self._presence = _connect(workspace, self.read_only, snapshot)
         self._writing, self._pid = False, os.getpid()
         self._failed: BaseException | None = None  # what went wrong inside the transaction that is open
@@ -151,13 +151,13 @@ def _new_connection(workspace: Workspace) -> duckdb.DuckDBPyConnection:
     mark(connection)
     return connection
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #38bacc85
+# %% ../../nbs/library/data/06_warehouse.ipynb #d23d144d
 def _connect(
     workspace: Workspace, read_only: bool, snapshot: int | None
 ) -> tuple[duckdb.DuckDBPyConnection, Presence | None]:
     with ExitStack() as undo:
         try:
-            presence = _enter(workspace)
+            presence = _enter(workspace, read_only)
             if presence:
                 undo.callback(presence.leave)
             connection = _new_connection(workspace)
@@ -173,8 +173,10 @@ def _connect(
     return connection, presence
 
 
-def _enter(workspace: Workspace) -> Presence | None:
+def _enter(workspace: Workspace, read_only: bool) -> Presence | None:
     if not exists(workspace):
+        if read_only:
+            return None
         _create(workspace)
     file = catalog_file(workspace)
     return None if file is None else Presence(file)
@@ -182,6 +184,8 @@ def _enter(workspace: Workspace) -> Presence | None:
 
 def _attach(connection: duckdb.DuckDBPyConnection, workspace: Workspace, read_only: bool, snapshot: int | None) -> None:
     statement = attach_statement(workspace, read_only, snapshot)
+    if read_only and not exists(workspace):
+        statement = f"ATTACH 'ducklake::memory:' AS lake (DATA_PATH {quote(workspace.path('data'))})"  # nothing is written into it
     try:
         connection.execute(statement)
     except duckdb.InvalidInputException as error:
@@ -220,12 +224,12 @@ def _create_schemas(workspace: Workspace) -> None:
     if final:
         final.with_name(final.name + ".new").replace(final)
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #06d55aef
+# %% ../../nbs/library/data/06_warehouse.ipynb #e471f8be
 def open_warehouse(
     workspace: Workspace | None = None,  # default: the one at or above the working folder
     read_only: bool = False,  # whether it may only be read
 ) -> Warehouse:
-    """The workspace's warehouse, made when it is not there yet.
+    """The workspace's warehouse, made when it is to be written and is not there yet.
 
     Raises `WarehouseUnavailable`, `NewerWarehouse`, or `WarehouseLocked` when it is to be made and another holds the lock.
     """
@@ -244,16 +248,25 @@ _MAINTENANCE = re.compile(
     re.IGNORECASE,
 )
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #2a8e36cd
+# %% ../../nbs/library/data/06_warehouse.ipynb #3dff4033
 def _query(wh: Warehouse, query: str, parameters: list[object] | None) -> duckdb.DuckDBPyRelation:
     _check_process(wh)
     try:
-        statements = wh.connection.extract_statements(query)
-        if len(statements) != 1 or statements[0].type not in _READS or _MAINTENANCE.search(query):
-            raise BadQuery("It is not one query that only reads.", "Use `publish`, `append` or `upsert` to write.")
+        _check_reads(query, wh.connection.extract_statements(query))
         return wh.connection.sql(query, params=parameters)
     except duckdb.Error as error:
-        raise explain_query(error, wh.workspace, query, wh.names) from error
+        raise explain_query(error, wh.workspace, query, wh.names, wh.snapshot) from error
+
+
+def _check_reads(query: str, statements: list[duckdb.Statement]) -> None:
+    if not statements:
+        raise BadQuery("It is empty.", "Write one that reads, for example `FROM raw.flights LIMIT 5`.")
+    if len(statements) > 1:
+        raise BadQuery(f"It holds {len(statements)} statements.", "Give one at a time; nothing was run.")
+    kind = statements[0].type
+    if kind not in _READS or _MAINTENANCE.search(query):
+        found = "It calls a function that changes the lake" if kind in _READS else f"It is a statement of the kind {kind.name}"
+        raise BadQuery(f"{found}, and a query may only read.", "Write tables with `publish`, `append` or `upsert`, from a notebook or a script.")
 
 
 def _check_process(wh: Warehouse) -> None:

@@ -1,0 +1,121 @@
+"""Secrets whose characters are escaped where they are written: logs and notebooks hold stars instead."""
+
+import base64
+import html
+import io
+import json
+from urllib.parse import quote, quote_plus
+
+import nbformat
+import pytest
+import structlog
+
+from ml_notebooks.logs import configure_logs, get_logger, redact
+from ml_notebooks.pipelines.engine import write_notebook
+from ml_notebooks.settings import LogSettings
+
+SECRETS = [  # each ends in 7351, which nothing escapes: a text that holds 7351 gives one away
+    "plain-7351",
+    'pa"ss7351',
+    "pässwd7351",
+    r"a\b7351",
+    "o'k\"x7351",
+    "it's7351",
+    "two words/&<7351",
+    "tab\tbell\x077351",
+    "\\\"'ü\\7351",
+    "🔑+%7351",
+]
+WRITTEN = {
+    "raw": str,
+    "json": lambda secret: json.dumps(secret)[1:-1],
+    "json, not ascii": lambda secret: json.dumps(secret, ensure_ascii=False)[1:-1],
+    "repr": lambda secret: repr(secret)[1:-1],
+    "ascii": lambda secret: ascii(secret)[1:-1],
+    "repr in json": lambda secret: json.dumps(repr(secret)[1:-1], ensure_ascii=False)[1:-1],
+    "json in json": lambda secret: json.dumps(json.dumps(secret)[1:-1])[1:-1],
+    "json in repr": lambda secret: repr(json.dumps(secret))[2:-2],
+    "bytes": lambda secret: repr(secret.encode())[2:-1],
+    "sql": lambda secret: secret.replace("'", "''"),
+    "html": html.escape,
+    "html without quotes": lambda secret: html.escape(secret, quote=False),
+    "html in json": lambda secret: json.dumps(html.escape(secret))[1:-1],
+    "address": quote,
+    "part of an address": lambda secret: quote(secret, safe=""),
+    "form": quote_plus,
+    "base64": lambda secret: base64.b64encode(secret.encode()).decode().rstrip("="),
+    "base64 for addresses": lambda secret: base64.urlsafe_b64encode(secret.encode()).decode().rstrip("="),
+}
+
+
+@pytest.fixture(autouse=True)
+def default_logs():
+    """Logs as they are before anybody configures them."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("written", WRITTEN.values(), ids=WRITTEN)
+@pytest.mark.parametrize("secret", [*SECRETS, "line\nbreak7351"])
+def test_every_written_form_becomes_stars(secret, written):
+    assert redact(f"<{written(secret)}> and {written(secret)}", [secret]) == "<***> and ***"
+
+
+def test_a_longer_secret_is_replaced_before_its_part():
+    assert redact("hunter2-long", ["hunter2", "hunter2-long"]) == "***"
+    assert redact("hunter2-long", iter(["", "hunter2"])) == "***-long"
+
+
+@pytest.mark.parametrize("secret", ["tuna", "n", r"ends\ "[:-1], r"\\ "[:-1], '"', r"\u"])
+@pytest.mark.parametrize("text", ["a\tuna", "C:\\tuna", 'ends"', "ends\\", 'ends\\"', "ends\nnext\\n", "\\\\", r"\u0041"])
+def test_json_can_still_be_read(secret, text):
+    written = json.dumps(text)[1:-1]
+    if secret != '"':  # a quote by itself is what JSON is written with
+        assert isinstance(json.loads(f'"{redact(written, [secret])}"'), str)
+    assert secret not in redact(text, [secret]) or set(secret) == {"\\"}
+
+
+def log_all(secret, format):
+    """What is logged of events that hold the secret in all the ways in which one does."""
+    out = io.StringIO()
+    configure_logs(LogSettings(format=format), secrets=[secret], stream=out)
+    log = get_logger("demo")
+    log.info("text", value=secret, around=f"it's \"{secret}\" there", shown=repr(secret))
+    log.info("nested", value={"deep": [secret, (secret,)]}, error=ValueError(secret), data=secret.encode())
+    log.info(f"event {secret}", dumped=json.dumps({"password": secret}), html=f"<td>{html.escape(secret)}</td>")
+    try:
+        raise ConnectionError(f"cannot log in with {secret!r}, {secret}")
+    except ConnectionError:
+        log.exception("failed", address=f"https://ann:{quote(secret, safe='')}@host")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_a_json_log_holds_no_secret(secret):
+    lines = [json.loads(line) for line in log_all(secret, "json").splitlines()]
+    assert len(lines) == 4 and lines[0]["value"] == "***"
+    assert all("7351" not in json.dumps({**line, "timestamp": ""}) for line in lines)
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_a_console_log_holds_no_secret(secret):
+    written = "\n".join(line.partition("Z ")[2] or line for line in log_all(secret, "console").splitlines())
+    assert "***" in written and "7351" not in written
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_a_saved_notebook_holds_no_secret(secret, tmp_path):
+    outputs = [
+        nbformat.v4.new_output("stream", name="stdout", text=f"{secret}\n{secret!r}\n{json.dumps(secret)}\n"),
+        nbformat.v4.new_output("execute_result", {"text/plain": repr({"password": secret}), "text/html": html.escape(secret)}),
+        nbformat.v4.new_output("display_data", {"application/json": {secret: [secret]}}),
+        nbformat.v4.new_output("error", ename="ValueError", evalue=secret, traceback=[f"ValueError: {secret}"]),
+    ]
+    cells = [nbformat.v4.new_markdown_cell(f"The password is {secret}."), nbformat.v4.new_code_cell(f"login({secret!r})", outputs=outputs)]
+    for number, cell in enumerate(cells):
+        cell["id"] = f"cell-{number}"
+    path = tmp_path / "saved.ipynb"
+    write_notebook(nbformat.v4.new_notebook(cells=cells), path, [secret])
+    assert "7351" not in path.read_text(encoding="utf-8")
+    read = nbformat.read(path, as_version=4)
+    assert read.cells[0].source == "The password is ***." and read.cells[1].outputs[0].text.startswith("***\n")
