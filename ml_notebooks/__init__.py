@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "errors",
         "evaluation",
         "features",
+        "lineage",
         "logs",
         "monitoring",
         "pipelines",

@@ -69,14 +69,24 @@ def run(
         list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE for every step that declares it, or STEP.NAME=VALUE.")
     ] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Steps at the same time; default as many as cores.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run every step, even where nothing changed.")] = False,
+    begin: Annotated[str, typer.Option("--from", metavar="STEP", help="Run this step and all that need it, even where nothing changed; leave the others.")] = "",
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="STEP", help="Run this step alone, even where nothing changed; repeatable.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the last run, which failed: what it did stays done.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Say for each step why it would run, and run nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Run a pipeline's notebooks, each after those that it needs."""
+    """Run a pipeline's notebooks, each after those that it needs; a step whose last result still stands is not run again."""
+    from .pipelines.plan import Choice
     from .pipelines.run import Silent, run_pipeline
     from .terminal import observer
 
-    workspace = find()
-    run = run_pipeline(workspace, name, split_parameters(parameter or []), Silent() if json else observer(workspace), jobs)
+    workspace, given = find(), split_parameters(parameter or [])
+    choice = Choice(force, begin, tuple(only or ()), resume)
+    if why:
+        print_plan(name, given, choice, json)
+        return
+    run = run_pipeline(workspace, name, given, Silent() if json else observer(workspace), jobs, choice)
     if json:
         print_run(run.run)
         return
@@ -86,6 +96,21 @@ def run(
     width = max(len(dashboard), len(lab))
     print(f"Next:   {dashboard:{width}}   performance and drift in the browser")
     print(f"        {lab:{width}}   open the steps in nbs/pipelines and change them")
+
+
+def print_plan(name: str, parameters: dict[str, str], choice: Any, as_json: bool) -> None:
+    """Print for each step of a pipeline whether it would run, and why."""
+    from .pipelines.run import prepare
+    from .terminal import print_rows
+
+    with reading() as wh:
+        plan = prepare(wh, name, parameters, choice).plan
+    rows = [{"step": step, "runs": bool(reasons), "why": reasons} for step, reasons in plan.items()]
+    said = [
+        {"step": step, "runs": "yes" if reasons else "no", "why": "; ".join(reasons) or "its last result stands"}
+        for step, reasons in plan.items()
+    ]
+    print_rows(rows if as_json else said, ["step", "runs", "why"], as_json)
 
 
 def typed(program: str) -> str:

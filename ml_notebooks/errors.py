@@ -9,8 +9,8 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'Settings
            'ContractBroken', 'EmptySample', 'BadSample', 'OneClass', 'NaiveTime', 'NotExplainable',
            'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel', 'UnknownPipeline', 'BadPipeline',
            'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
-           'BadParameter', 'NotRecordable', 'GateFailed', 'StepFailed', 'KernelDied', 'PipelineBusy', 'UnknownKernel',
-           'UnknownDashboard', 'DashboardFailed', 'PortTaken']
+           'BadParameter', 'NotRecordable', 'GateFailed', 'UndeclaredWrite', 'StepFailed', 'KernelDied', 'UnknownStep',
+           'NothingToResume', 'PipelineBusy', 'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken']
 
 # %% ../nbs/library/01_errors.ipynb #8e73d46d
 import re
@@ -399,12 +399,12 @@ class BadParameter(MLNotebooksError, TypeError):
             "Nothing was run: give a value of that type.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #1615c49d
+# %% ../nbs/library/01_errors.ipynb #da4c347b
 class NotRecordable(MLNotebooksError, TypeError):
     """A value that is to be recorded is not a figure."""
 
     def __init__(self, name: str, found: str):
-        super().__init__(f"`{name}` cannot be recorded.", f"It is a {found}.", "Record a number, a text or a truth value.")
+        super().__init__(f"`{name}` cannot be recorded.", f"It is a {found}.", "Record a number, a text, a truth value, a small table or a plot.")
 
 
 class GateFailed(MLNotebooksError, ValueError):
@@ -413,6 +413,17 @@ class GateFailed(MLNotebooksError, ValueError):
     def __init__(self, step: str, gate: str, found: str):
         super().__init__(
             f"Step `{step}` does not pass its gate `{gate}`.", found, "What follows it was not run; the step's notebook shows why."
+        )
+
+
+class UndeclaredWrite(MLNotebooksError, PermissionError):
+    """A step writes what pipeline.yaml does not say that it writes."""
+
+    def __init__(self, name: str, step: str, declared: Iterable[str]):
+        declared = sorted(declared)
+        have = f"pipeline.yaml names {', '.join(f'`{one}`' for one in declared)}" if declared else "pipeline.yaml names nothing"
+        super().__init__(
+            f"Step `{step}` may not write `{name}`.", f"{have} under its `writes`.", f"Add `{name}` there; nothing was written."
         )
 
 
@@ -438,7 +449,24 @@ class KernelDied(MLNotebooksError, RuntimeError):
             f"The cells up to there are kept in {notebook}; run the step again with more memory free.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #69f54c28
+# %% ../nbs/library/01_errors.ipynb #6fbf05c5
+class UnknownStep(MLNotebooksError, KeyError):
+    """A pipeline has no such step."""
+
+    def __init__(self, name: str, pipeline: str, known: Iterable[str]):
+        known = list(known)
+        super().__init__(
+            f"Pipeline `{pipeline}` has no step `{name}`.", did_you_mean(name, known), f"Its steps: {', '.join(known)}."
+        )
+
+
+class NothingToResume(MLNotebooksError, LookupError):
+    """A pipeline has no run that could be resumed."""
+
+    def __init__(self, pipeline: str, found: str):
+        super().__init__(f"There is no run of `{pipeline}` to resume.", found, f"Start one: `mlnb run {pipeline}`.")
+
+
 class PipelineBusy(MLNotebooksError, TimeoutError):
     """Another run of the same pipeline is under way."""
 

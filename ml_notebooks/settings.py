@@ -239,8 +239,8 @@ def _refuse_secrets(place: str, named: str, section: str, key: str, value: str) 
         return
     raise SettingsError(place, named, f"{found} in a file that git keeps", f"{variable} in .env or the environment")
 
-# %% ../nbs/library/02_settings.ipynb #cebd45f6
-RESERVED = {"MLNB_PROFILE", "MLNB_HOME", "MLNB_PIPELINE", "MLNB_RUN_ID", "MLNB_STEP"}  # not settings, but ours
+# %% ../nbs/library/02_settings.ipynb #8a35adc7
+RESERVED = {"MLNB_PROFILE", "MLNB_HOME", "MLNB_PIPELINE", "MLNB_RUN_ID", "MLNB_STEP", "MLNB_LINEAGE"}  # not settings, but ours
 
 
 def _check_names(names: Mapping[str, str | None], where: str) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .pipelines.spec import Pipeline, Step
     from .workspace import Workspace
 
-STYLES = {"succeeded": "green", "failed": "red", "running": "cyan", "ok": "green", "wrong": "red", "missing": "yellow"}
+STYLES = {"succeeded": "green", "cached": "blue", "failed": "red", "running": "cyan", "ok": "green", "wrong": "red", "missing": "yellow"}
 
 
 def plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ml_notebooks"
 FLOORS = [
     {"errors", "settings", "logs"},
-    {"workspace"},
+    {"lineage", "workspace"},
     {"data"},
     {"features"},
     {"training"},

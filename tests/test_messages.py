@@ -14,6 +14,7 @@ from ml_notebooks.cli import first_figures, typed
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import UnknownDashboard, UnknownPipeline
 from ml_notebooks.pipelines.ledger import StepResult, new_run, write_run
+from ml_notebooks.pipelines.record import Record
 from ml_notebooks.workspace import find_workspace
 
 ROOT = Path(__file__).parents[1]
@@ -100,7 +101,7 @@ def test_an_older_catalogue_is_not_called_newer(filled, mlnb):
 
 def test_a_run_of_many_figures_is_one_short_line(workspace, mlnb):
     run = new_run("small", "reports")
-    step = StepResult("only", "only.ipynb", "succeeded", run.started, 1.0, {f"figure_{n}": n for n in range(34)})
+    step = StepResult("only", "only.ipynb", "succeeded", run.started, 1.0, tuple(Record(f"figure_{n}", n) for n in range(34)))
     with open_warehouse(find_workspace(workspace)) as wh:
         write_run(wh, type(run)(**vars(run) | {"steps": (step,)}).finished("succeeded"))
     shown = mlnb("runs", cwd=workspace).stdout

@@ -31,10 +31,16 @@ def write_step(folder: Path, name: str, *cells: str, parameters: str | None = "r
     nbformat.write(nbformat.v4.new_notebook(cells=made), folder / "nbs" / "pipelines" / "small" / f"{name}.ipynb")
 
 
+WRITES = {"first": "raw.orders", "second": "raw.large"}
+
+
 def write_pipeline(folder: Path, *steps: str):
     """Write the pipeline `small` with steps that are called as their notebooks and follow one another."""
     before = ["", *steps]
-    lines = [f"  - {{name: {step}, notebook: {step}.ipynb, after: [{before[n]}]}}" for n, step in enumerate(steps)]
+    lines = [
+        f"  - {{name: {step}, notebook: {step}.ipynb, writes: [{WRITES[step]}], after: [{before[n]}]}}"
+        for n, step in enumerate(steps)
+    ]
     lines = ["title: A small one", "steps:", *lines]
     (folder / "nbs" / "pipelines" / "small" / "pipeline.yaml").write_text("\n".join(lines))
 

@@ -74,7 +74,7 @@ EVENTS = ["run started", "step started", "step succeeded", "step started", "step
 def test_in_a_terminal_the_log_does_not_repeat_the_display(ran):
     _, shown = in_terminal("run", "small", cwd=ran, columns=160)
     assert [event for event in EVENTS if event in shown] == [] and "[info" not in shown
-    _, shown = in_terminal("--debug", "run", "small", cwd=ran, columns=160)
+    _, shown = in_terminal("--debug", "run", "small", "--force", cwd=ran, columns=160)
     assert re.findall(r"\[info +\] ((?:run|step) \w+)", shown) == EVENTS
 
 

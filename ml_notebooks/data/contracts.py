@@ -75,7 +75,7 @@ def _promises(schema: "pa.DataFrameSchema") -> list[tuple[str, str]]:
 def _describe(check: Any) -> str:
     return str(check.error or check.name)
 
-# %% ../../nbs/library/data/07_contracts.ipynb #e84e313c
+# %% ../../nbs/library/data/07_contracts.ipynb #b13ef5b7
 def check(
     wh: Warehouse,
     contract: Contract,
@@ -89,7 +89,7 @@ def check(
 
     rows = wh.sql(f"SELECT count(*) FROM {contract.table}").fetchall()[0][0]
     schema, name = contract.table.split(".")
-    table = ibis.duckdb.from_connection(wh.connection).table(name, database=("lake", schema))
+    table = ibis.duckdb.from_connection(wh._connection).table(name, database=("lake", schema))
     failing: dict[tuple[str, str], int] = {}
     try:
         contract.schema.validate(table, lazy=True)

@@ -5,11 +5,16 @@
 # %% auto #0
 __all__ = ['table_names', 'table_versions', 'snapshot_frame', 'table_frame']
 
-# %% ../../nbs/library/data/05_inspection.ipynb #fe88d281
+# %% ../../nbs/library/data/05_inspection.ipynb #c090571a
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
 import duckdb
-import pandas as pd
 
 from .catalog import quote
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/library/data/05_inspection.ipynb #9c8c9698
 _NAMES = """
@@ -50,7 +55,7 @@ def table_versions(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
     """Table -> the snapshot that last changed it."""
     return dict(connection.execute(f"SELECT name, version FROM ({_VERSIONS})").fetchall())
 
-# %% ../../nbs/library/data/05_inspection.ipynb #bc3c30d7
+# %% ../../nbs/library/data/05_inspection.ipynb #e13ed105
 _SNAPSHOTS = f"""
 SELECT s.snapshot_id AS snapshot, s.snapshot_time AS published, s.author, s.commit_message AS message,
     coalesce(t.tables, []) AS tables
@@ -64,15 +69,20 @@ ORDER BY s.snapshot_id DESC
 """
 
 
-def snapshot_frame(connection: duckdb.DuckDBPyConnection) -> pd.DataFrame:
+def snapshot_frame(connection: duckdb.DuckDBPyConnection) -> "pd.DataFrame":
     """Every snapshot, newest first: its number, time, author, message and the tables it changed."""
     return connection.sql(_SNAPSHOTS).df()
 
-# %% ../../nbs/library/data/05_inspection.ipynb #7b1147d1
-def table_frame(connection: duckdb.DuckDBPyConnection) -> pd.DataFrame:
+# %% ../../nbs/library/data/05_inspection.ipynb #42d7b663
+def table_frame(
+    connection: duckdb.DuckDBPyConnection,
+    wanted: Collection[str] = (),  # only these; default all
+) -> "pd.DataFrame":
     """Every table: rows, columns, version, when and by whom it was published."""
-    names = table_names(connection)
+    names = [name for name in table_names(connection) if not wanted or name in wanted]
     if not names:
+        import pandas as pd
+
         return pd.DataFrame(columns=["table", "rows", "columns", "version", "published", "author", "message"])
     counts = " UNION ALL ".join(f"SELECT {quote(name)} AS name, count(*) AS rows FROM lake.{name}" for name in names)
     query = f"""

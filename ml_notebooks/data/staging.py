@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['Data', 'to_arrow', 'mark', 'stage']
 
-# %% ../../nbs/library/data/04_staging.ipynb #11c4d750
+# %% ../../nbs/library/data/04_staging.ipynb #6ae8e92f
+import sys
 from typing import Any
 from uuid import uuid4
 
 import duckdb
-import pandas as pd
 
 from .catalog import check_table_name
 
-# %% ../../nbs/library/data/04_staging.ipynb #9015cdc7
+# %% ../../nbs/library/data/04_staging.ipynb #682e2d0b
 Data = Any  # a pandas or polars frame, an Arrow table, a DuckDB relation, or a query as text
 
 
@@ -22,7 +22,7 @@ def to_arrow(data: Data) -> Any:
     """`data` as something that DuckDB reads as Arrow; columns without a type become text."""
     import pyarrow as pa
 
-    if isinstance(data, pd.DataFrame):
+    if "pandas" in sys.modules and isinstance(data, sys.modules["pandas"].DataFrame):  # pandas is not woken to ask
         data = pa.Table.from_pandas(data, preserve_index=False)
     elif isinstance(data, duckdb.DuckDBPyRelation):
         data = data.to_arrow_table()

@@ -5,22 +5,20 @@
 # %% auto #0
 __all__ = ['Mode', 'Warehouse', 'open_warehouse']
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #3d4a7c47
+# %% ../../nbs/library/data/06_warehouse.ipynb #f253aaf9
 import json
 import os
-import re
 import socket
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import duckdb
-import pandas as pd
 
 from ml_notebooks.data.catalog import (
     SCHEMAS,
@@ -37,19 +35,23 @@ from ml_notebooks.data.catalog import (
 from .inspection import snapshot_frame, table_frame, table_names, table_versions
 from .lock import Presence, write_lock
 from .messages import explain_open, explain_query, explain_write
+from .queries import Reading, check_query, what_is_read
 from .staging import Data, mark, stage
 from ml_notebooks.errors import (
     BadData,
-    BadQuery,
     MLNotebooksError,
     ReadOnlyWarehouse,
     UnknownSnapshot,
     WarehouseUnavailable,
 )
+from ..lineage import check_write, is_told, tell_file, tell_read, tell_unseen, tell_write
 from ..logs import current_run, current_user, get_logger
 from ..workspace import Workspace, find_workspace
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #554348ba
+if TYPE_CHECKING:
+    import pandas as pd
+
+# %% ../../nbs/library/data/06_warehouse.ipynb #9a47e6ee
 Mode = Literal["replace", "append", "upsert"]
 
 
@@ -61,9 +63,10 @@ class Warehouse:
 
     def __init__(self, workspace: Workspace, read_only: bool = False, snapshot: int | None = None):
         self.workspace, self.read_only, self.snapshot = workspace, read_only or snapshot is not None, snapshot
-        self.connection, self._presence = _connect(workspace, self.read_only, snapshot)
+        self._connection, self._presence = _connect(workspace, self.read_only, snapshot)
         self._writing, self._pid = False, os.getpid()
         self._failed: BaseException | None = None  # what went wrong inside the transaction that is open
+        self._changed: set[str] = set()  # the tables that it writes
 
     def __enter__(self) -> "Warehouse":
         return self
@@ -72,12 +75,12 @@ class Warehouse:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Warehouse({len(self.names())} tables, {'reading' if self.read_only else 'writing'})"
+        return f"Warehouse({len(table_names(self._connection))} tables, {'reading' if self.read_only else 'writing'})"
 
     def close(self) -> None:
         """Close the connection, ending a query that still runs."""
-        self.connection.interrupt()
-        self.connection.close()
+        self._connection.interrupt()
+        self._connection.close()
         if self._presence:
             self._presence.leave()
 
@@ -89,21 +92,36 @@ class Warehouse:
         """All rows of a table."""
         return self.sql(f"FROM {check_table_name(name)}")
 
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """DuckDB's own connection, for a library that needs one. What goes through it is neither checked nor told (see *Lineage*)."""
+        tell_unseen("DuckDB's own connection")
+        return self._connection
+
     def names(self) -> list[str]:
         """The names of all tables, sorted."""
-        return table_names(self.connection)
+        tell_unseen("the list of tables")
+        return table_names(self._connection)
 
-    def tables(self) -> pd.DataFrame:
-        """Every table with its rows, its version and who published it."""
-        return table_frame(self.connection)
+    def tables(self, *names: str) -> "pd.DataFrame":
+        """Every table, or those that are named, with its rows, its version and who published it."""
+        _tell(self, Reading(frozenset(names), unseen=frozenset() if names else frozenset(["the list of tables"])))
+        return table_frame(self._connection, names)
+
+    def version(self, table: str) -> int:
+        """The snapshot that last changed a table. Raises `UnknownTable`."""
+        self.table(table)
+        return table_versions(self._connection)[table]
 
     def versions(self) -> dict[str, int]:
         """Table -> the snapshot that last changed it."""
-        return table_versions(self.connection)
+        tell_unseen("the list of tables")
+        return table_versions(self._connection)
 
-    def snapshots(self) -> pd.DataFrame:
+    def snapshots(self) -> "pd.DataFrame":
         """Every snapshot, newest first: its number, time, author, message and the tables it changed."""
-        return snapshot_frame(self.connection)
+        tell_unseen("the list of tables")
+        return snapshot_frame(self._connection)
 
     def at(self, snapshot: int) -> "Warehouse":
         """The warehouse as it was at a snapshot, for reading.
@@ -111,7 +129,7 @@ class Warehouse:
         Raises `UnknownSnapshot`.
         """
         query = "SELECT max(snapshot_id), coalesce(bool_or(snapshot_id = ?), false) FROM lake.snapshots()"
-        newest, known = self.connection.execute(query, [int(snapshot)]).fetchall()[0]
+        newest, known = self._connection.execute(query, [int(snapshot)]).fetchall()[0]
         if not known:
             raise UnknownSnapshot(snapshot, newest)
         return Warehouse(self.workspace, snapshot=snapshot)
@@ -235,49 +253,36 @@ def open_warehouse(
     """
     return Warehouse(workspace or find_workspace(), read_only)
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #cd8823a9
-_READS = {
-    duckdb.StatementType.SELECT,
-    duckdb.StatementType.EXPLAIN,
-    duckdb.StatementType.RELATION,
-    duckdb.StatementType.PRAGMA,
-}
-_MAINTENANCE = re.compile(
-    r"\b(ducklake_)?(expire_snapshots|cleanup_\w+|delete_orphaned_files|merge_adjacent_files|rewrite_data_files"
-    r"|flush_inlined_data|add_data_files|set_option|set_commit_message)\s*\(",
-    re.IGNORECASE,
-)
-
-# %% ../../nbs/library/data/06_warehouse.ipynb #3dff4033
+# %% ../../nbs/library/data/06_warehouse.ipynb #2d9333bb
 def _query(wh: Warehouse, query: str, parameters: list[object] | None) -> duckdb.DuckDBPyRelation:
     _check_process(wh)
     try:
-        _check_reads(query, wh.connection.extract_statements(query))
-        return wh.connection.sql(query, params=parameters)
+        check_query(wh._connection, query)
+        if is_told():
+            _tell(wh, what_is_read(wh._connection, query))
+        return wh._connection.sql(query, params=parameters)
     except duckdb.Error as error:
-        raise explain_query(error, wh.workspace, query, wh.names, wh.snapshot) from error
+        raise explain_query(error, wh.workspace, query, lambda: table_names(wh._connection), wh.snapshot) from error
 
 
-def _check_reads(query: str, statements: list[duckdb.Statement]) -> None:
-    if not statements:
-        raise BadQuery("It is empty.", "Write one that reads, for example `FROM raw.flights LIMIT 5`.")
-    if len(statements) > 1:
-        raise BadQuery(f"It holds {len(statements)} statements.", "Give one at a time; nothing was run.")
-    kind = statements[0].type
-    if kind not in _READS or _MAINTENANCE.search(query):
-        found = "It calls a function that changes the lake" if kind in _READS else f"It is a statement of the kind {kind.name}"
-        raise BadQuery(f"{found}, and a query may only read.", "Write tables with `publish`, `append` or `upsert`, from a notebook or a script.")
+def _tell(wh: Warehouse, reading: Reading) -> None:
+    for table in reading.tables - wh._changed:
+        tell_read(table)
+    for path in reading.files:
+        tell_file(path)
+    for what in reading.unseen:
+        tell_unseen(what)
 
 
 def _check_process(wh: Warehouse) -> None:
     if os.getpid() != wh._pid:
         raise WarehouseUnavailable(catalog_name(wh.workspace), f"It was opened by process {wh._pid} before a fork: open it again in this one.")
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #27b3743a
+# %% ../../nbs/library/data/06_warehouse.ipynb #3b646f0e
 def _stage(wh: Warehouse, table: str, data: Data) -> str:
     rows = _query(wh, data, None) if isinstance(data, str) else data
     try:
-        return stage(wh.connection, table, rows)
+        return stage(wh._connection, table, rows)
     except MLNotebooksError:
         raise
     except (duckdb.Error, TypeError, ValueError, OverflowError, NotImplementedError) as error:
@@ -300,24 +305,27 @@ def _load(connection: duckdb.DuckDBPyConnection, table: str, staged: str, mode: 
         connection.execute(f"DELETE FROM lake.{table} AS old USING {staged} AS new WHERE {same}")
     connection.execute(f"INSERT INTO lake.{table} BY NAME FROM {staged}")
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #b9a44cdc
+# %% ../../nbs/library/data/06_warehouse.ipynb #bbf05593
 def _check_keys(wh: Warehouse, table: str, staged: str, keys: tuple[str, ...]) -> None:
     if not keys:
         raise BadData(table, "`upsert` was given no key.", "Name the columns that tell rows apart.")
     names = ", ".join(map(_identifier, keys))
     query = f"SELECT count(*) FROM (SELECT {names} FROM {staged} GROUP BY {names} HAVING count(*) > 1)"
     try:
-        twice = wh.connection.execute(query).fetchall()[0][0]
+        twice = wh._connection.execute(query).fetchall()[0][0]
     except duckdb.Error as error:
         raise explain_write(error, wh.workspace, table) from error
     if twice:
         raise BadData(table, f"{twice} values of the key {names} stand in several of the new rows.", "Give one row for each value of the key.")
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #6045189c
+# %% ../../nbs/library/data/06_warehouse.ipynb #23035ceb
 def _write(wh: Warehouse, table: str, data: Data, mode: Mode, keys: tuple[str, ...], message: str) -> int:
     if wh.read_only:
         raise ReadOnlyWarehouse(table)
     _check_process(wh)
+    check_write(table)
+    if mode != "replace" and table not in wh._changed:
+        tell_read(table)
     with _joined(wh) if wh._writing else nullcontext():
         staged = _stage(wh, table, data)
         try:
@@ -327,13 +335,14 @@ def _write(wh: Warehouse, table: str, data: Data, mode: Mode, keys: tuple[str, .
                 _load_or_explain(wh, table, staged, mode, keys)
         finally:
             with suppress(duckdb.Error):  # a transaction that was rolled back took it along
-                wh.connection.execute(f"DROP TABLE IF EXISTS {staged}")
-    return -1 if wh._writing else _newest(wh.connection)
+                wh._connection.execute(f"DROP TABLE IF EXISTS {staged}")
+    return -1 if wh._writing else _newest(wh._connection)
 
 
 def _load_or_explain(wh: Warehouse, table: str, staged: str, mode: Mode, keys: tuple[str, ...]) -> None:
     try:
-        _load(wh.connection, table, staged, mode, keys)
+        _load(wh._connection, table, staged, mode, keys)
+        wh._changed.add(table)
     except duckdb.Error as error:
         raise explain_write(error, wh.workspace, table) from error
 
@@ -342,7 +351,7 @@ def _newest(connection: duckdb.DuckDBPyConnection) -> int:
     query = "SELECT coalesce((FROM lake.last_committed_snapshot()), (FROM lake.current_snapshot()))"
     return int(connection.execute(query).fetchall()[0][0])
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #10a5b3cc
+# %% ../../nbs/library/data/06_warehouse.ipynb #a1abe353
 @contextmanager
 def _transaction(wh: Warehouse, message: str, what: str = "the transaction") -> Iterator[None]:
     if wh.read_only:
@@ -353,21 +362,21 @@ def _transaction(wh: Warehouse, message: str, what: str = "the transaction") -> 
             yield
         return
     with write_lock(_lock(wh.workspace), wh.workspace.settings.warehouse.lock_timeout):
-        wh.connection.execute("BEGIN")
-        wh._writing, wh._failed, began = True, None, time.time()
+        wh._connection.execute("BEGIN")
+        wh._writing, wh._failed, wh._changed, began = True, None, set(), time.time()
         try:
             yield
             _commit(wh, message, what)
         except BaseException:
             with suppress(duckdb.Error):  # a COMMIT that failed has rolled back
-                wh.connection.execute("ROLLBACK")
+                wh._connection.execute("ROLLBACK")
             _sweep(wh, began)
             raise
         finally:
-            wh._writing, wh._failed = False, None
+            wh._writing, wh._failed, wh._changed = False, None, set()
     get_logger("data.warehouse").debug("committed", message=message)
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #6d56b505
+# %% ../../nbs/library/data/06_warehouse.ipynb #624e5eb1
 _KNOWN_FILES = """
 SELECT path FROM __ducklake_metadata_lake.ducklake_data_file
 UNION ALL SELECT path FROM __ducklake_metadata_lake.ducklake_delete_file
@@ -380,12 +389,12 @@ def _sweep(wh: Warehouse, began: float) -> None:
         return
     with suppress(duckdb.Error, OSError):  # what cannot be swept now lies there and harms nobody
         young = [file for file in wh.workspace.path(settings.data_path).rglob("*.parquet") if file.stat().st_mtime > began - 1]
-        known = {Path(path).name for (path,) in wh.connection.execute(_KNOWN_FILES).fetchall()} if young else set()
+        known = {Path(path).name for (path,) in wh._connection.execute(_KNOWN_FILES).fetchall()} if young else set()
         for file in young:
             if file.name not in known:
                 file.unlink()
 
-# %% ../../nbs/library/data/06_warehouse.ipynb #1bf08f4a
+# %% ../../nbs/library/data/06_warehouse.ipynb #2478e59d
 @contextmanager
 def _joined(wh: Warehouse) -> Iterator[None]:
     if wh._failed is not None:
@@ -402,10 +411,12 @@ def _commit(wh: Warehouse, message: str, what: str) -> None:
         raise wh._failed
     author, text, extra = map(quote, _signature(message))
     try:
-        wh.connection.execute(f"CALL lake.set_commit_message({author}, {text}, extra_info => {extra})")
-        wh.connection.execute("COMMIT")
+        wh._connection.execute(f"CALL lake.set_commit_message({author}, {text}, extra_info => {extra})")
+        wh._connection.execute("COMMIT")
     except duckdb.Error as error:
         raise explain_write(error, wh.workspace, what) from error
+    for table in sorted(wh._changed):
+        tell_write(table, str(_newest(wh._connection)))
 
 # %% ../../nbs/library/data/06_warehouse.ipynb #b699d35b
 def _signature(message: str) -> tuple[str, str, str]:

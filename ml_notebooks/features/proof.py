@@ -70,10 +70,11 @@ def check_future(
     differs = _differs(*worlds)
     return FutureCheck(cut, len(differs), int(differs.any(axis=1).sum()), tuple(differs.columns[differs.any()]))
 
-# %% ../../nbs/library/features/03_proof.ipynb #1059ee89
+# %% ../../nbs/library/features/03_proof.ipynb #d9993dde
 def _compute(wh: Warehouse, view: FeatureView, query: str) -> str:
     table = f"temp.proof_{view.name}"
-    wh.connection.execute(f"CREATE OR REPLACE TEMP TABLE proof_{view.name} AS {query}")
+    wh.sql(query)  # a text that is not one query is refused here
+    wh._connection.execute(f"CREATE OR REPLACE TEMP TABLE proof_{view.name} AS {query}")
     return table
 
 

@@ -32,7 +32,7 @@ class FeatureView:
         """Where it is materialised."""
         return check_table_name(f"features.{self.name}")
 
-# %% ../../nbs/library/features/01_view.ipynb #32c4da08
+# %% ../../nbs/library/features/01_view.ipynb #34d97d9f
 def materialize(wh: Warehouse, view: FeatureView) -> int:
     """Publish the rows of a view as `features.<name>` and return the snapshot.
 
@@ -50,7 +50,7 @@ def materialize(wh: Warehouse, view: FeatureView) -> int:
     with wh.transaction(f"materialize {view.name}"):
         wh.publish(view.table, staged)
         _refuse_ties(wh, view, keys)
-    return wh.versions()[view.table]
+    return wh.version(view.table)
 
 # %% ../../nbs/library/features/01_view.ipynb #2e76d9ff
 def _refuse_ties(wh: Warehouse, view: FeatureView, keys: str) -> None:

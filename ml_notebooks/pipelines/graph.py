@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping
 from ..errors import BadPipeline, did_you_mean
 from .spec import Pipeline, Step
 
-# %% ../../nbs/library/pipelines/03_graph.ipynb #3c1a091f
+# %% ../../nbs/library/pipelines/03_graph.ipynb #a30e7103
 Needs = dict[str, tuple[str, ...]]  # step -> the steps that come before it, in the order of pipeline.yaml
 
 
 def needs(pipeline: Pipeline) -> Needs:
     """For each step, the steps that it directly needs."""
     writer = {name: step.name for step in pipeline.steps for name in step.writes}
-    wanted = {step.name: {*(writer.get(name, "") for name in step.reads), *step.after} - {step.name} for step in pipeline.steps}
+    wanted = {step.name: {*(writer.get(name, "") for name in (*step.reads, *step.seen)), *step.after} - {step.name} for step in pipeline.steps}
     return {name: tuple(step.name for step in pipeline.steps if step.name in asked) for name, asked in wanted.items()}
 
 
@@ -62,17 +62,21 @@ def _circle(wanted: Needs, name: str, among: set[str]) -> list[str]:
         way.append(next(before for before in wanted[way[-1]] if before in among))
     return way[way.index(way[-1]) :]
 
-# %% ../../nbs/library/pipelines/03_graph.ipynb #b0d8fd15
+# %% ../../nbs/library/pipelines/03_graph.ipynb #77bdb6b7
 def check_reads(
     pipeline: Pipeline,
-    tables: Iterable[str],  # what the warehouse has
+    present: Iterable[str],  # tables, models and files that there are
 ) -> None:
-    """Nothing, when every table that a step reads is there or will be. Raises `BadPipeline`."""
-    there = {name for step in pipeline.steps for name in step.writes} | set(tables)
+    """Nothing, when everything that a step reads is there or will be. Raises `BadPipeline`."""
+    there = {name for step in pipeline.steps for name in step.writes} | set(present)
     for step in pipeline.steps:
         for name in step.reads:
-            if name not in there and not name.startswith("model:"):
-                raise _wrong(step, f"Nothing writes `{name}`, and the warehouse does not have it.", did_you_mean(name, there))
+            if name in there:
+                continue
+            if name.startswith("file:"):
+                raise _wrong(step, f"There is no file `{name.removeprefix('file:')}`.", "Its path begins at the workspace's folder.")
+            where = "registry" if name.startswith("model:") else "warehouse"
+            raise _wrong(step, f"Nothing writes `{name}`, and the {where} does not have it.", did_you_mean(name, there))
 
 # %% ../../nbs/library/pipelines/03_graph.ipynb #01694924
 def _nearest(wanted: Needs, name: str) -> list[str]:

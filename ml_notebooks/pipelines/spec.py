@@ -28,7 +28,7 @@ from .parameters import Parameter, check_parameters, parse_value, read_parameter
 from .record import Value
 from ..workspace import Workspace
 
-# %% ../../nbs/library/pipelines/02_spec.ipynb #37ced1b9
+# %% ../../nbs/library/pipelines/02_spec.ipynb #6a6e9b1f
 class _StepText(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -42,6 +42,7 @@ class _StepText(BaseModel):
     wait: Annotated[float, Field(ge=0)] = 1.0
     timeout: Annotated[float, Field(gt=0)] | None = None
     gate: str | list[str] = []
+    cache: bool = True
 
 
 class _PipelineText(BaseModel):
@@ -89,14 +90,14 @@ def parse_gate(text: str) -> Gate:
     record, comparison, bound = found.groups()
     return Gate(record, comparison, yaml.safe_load(bound))
 
-# %% ../../nbs/library/pipelines/02_spec.ipynb #9a97b40b
+# %% ../../nbs/library/pipelines/02_spec.ipynb #9623ac24
 @dataclass(frozen=True)
 class Step:
     """One notebook of a pipeline."""
 
     name: str
     notebook: Path
-    reads: tuple[str, ...]  # tables, and models as `model:NAME`
+    reads: tuple[str, ...]  # tables, models as `model:NAME`, files of the workspace as `file:PATTERN`
     writes: tuple[str, ...]
     declared: tuple[Parameter, ...] | None  # what its parameters cell declares; None without such a cell
     parameters: dict[str, Any]  # what it is given
@@ -106,6 +107,8 @@ class Step:
     timeout: float | None = None  # seconds that the whole step may take
     gates: tuple[Gate, ...] = ()
     line: int = 0  # where it begins in pipeline.yaml
+    cache: bool = True  # whether its last result may stand for it
+    seen: tuple[str, ...] = ()  # what it was seen to read without saying so
 
 # %% ../../nbs/library/pipelines/02_spec.ipynb #07d690f3
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def _read(path: Path) -> tuple[_PipelineText, yaml.Node | None]:
         where = f"line {_line(node, first['loc'])}, `{place}`,"
         raise BadPipeline(path.name, where, f"{first['msg']}; found {first['input']!r:.80}.") from None
 
-# %% ../../nbs/library/pipelines/02_spec.ipynb #3908789d
+# %% ../../nbs/library/pipelines/02_spec.ipynb #ced2b3c9
 def _step(text: _StepText, path: Path, node: yaml.Node | None, number: int, shared: dict[str, Any]) -> Step:
     notebook, line = path.parent / text.notebook, _line(node, ("steps", number))
     place = "notebook"
@@ -167,7 +170,7 @@ def _step(text: _StepText, path: Path, node: yaml.Node | None, number: int, shar
         given = check_parameters(declared, own | text.parameters, text.notebook)
         for place in ("reads", "writes"):
             for name in getattr(text, place):
-                if not name.startswith("model:"):
+                if not name.startswith("model:" if place == "writes" else ("model:", "file:")):
                     check_table_name(name)
         place = "gate"
         gates = tuple(map(parse_gate, [text.gate] if isinstance(text.gate, str) else text.gate))
@@ -189,6 +192,7 @@ def _step(text: _StepText, path: Path, node: yaml.Node | None, number: int, shar
         text.timeout,
         gates,
         line,
+        text.cache,
     )
 
 # %% ../../nbs/library/pipelines/02_spec.ipynb #081b7422
