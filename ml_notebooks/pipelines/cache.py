@@ -6,7 +6,7 @@
 __all__ = ['versions_of', 'with_provenance', 'given_parameters', 'undeclared_reads', 'why_run', 'why_changed_outputs',
            'take_over']
 
-# %% ../../nbs/library/pipelines/15_cache.ipynb #cc440699
+# %% ../../nbs/library/pipelines/15_cache.ipynb #b266f83c
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.warehouse import Warehouse
-from ..lineage import Lineage, file_version
+from ..lineage import Lineage, file_name, file_version
 from .code import Code
 from .ledger import Run, StepResult
 from .spec import Step
@@ -33,17 +33,18 @@ def versions_of(
     tables = {table: str(version) for table, version in wh.versions().items()}
     return dict.fromkeys(names, "missing") | tables | tracked_versions(wh.workspace, names) | files
 
-# %% ../../nbs/library/pipelines/15_cache.ipynb #8bf554f8
+# %% ../../nbs/library/pipelines/15_cache.ipynb #b59ebee7
 def with_provenance(
     result: StepResult,
     step: Step,
     lineage: Lineage,
     code: Code | None,  # None where it changed while the step ran
     before: Mapping[str, str],  # the versions that stood when it began
+    root: Path,  # the workspace's folder
 ) -> StepResult:
     """A step's result together with what it followed from."""
-    own = set((code or Code()).files.values())
-    seen = {name: version for name, version in lineage.reads.items() if name.removeprefix("file:") not in own}
+    own = {file_name(os.path.realpath(file), str(root)) for file in (code or Code()).files.values()}
+    seen = {name: version for name, version in lineage.reads.items() if name not in own}
     wanted = [name for name in step.reads if name in lineage.reads or name not in lineage.writes]
     inputs = {name: seen.get(name) or before.get(name, "missing") for name in dict.fromkeys([*wanted, *seen])}
     return replace(

@@ -173,12 +173,12 @@ def _follow(sources: Iterable[_Source], beside: Path) -> dict[str, Path]:
                 waiting += [(each, inside) for each in _read_file(file).imports]
     return found
 
-# %% ../../nbs/library/pipelines/14_code.ipynb #d98edb38
+# %% ../../nbs/library/pipelines/14_code.ipynb #5a1ca30f
 def installed_packages() -> dict[str, str]:
     """Installed distribution -> its version, and for one that was installed from an address, a digest of that."""
     found = {}
     for folder in sorted({*site.getsitepackages(), site.getusersitepackages()}):
-        for place in Path(folder).glob("*.dist-info"):
+        for place in sorted(Path(folder).glob("*.dist-info")):
             name, _, version = place.name.removesuffix(".dist-info").partition("-")
             direct = place / "direct_url.json"
             found[name] = f"{version} {_digest(direct.read_text())}" if direct.is_file() else version

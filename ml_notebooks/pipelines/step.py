@@ -212,7 +212,7 @@ def _judge(attempt: _Attempt, result: StepResult, problem: BaseException | None)
     status: Status = "succeeded" if problem is None else "failed"
     return replace(result, status=status, error=message, cell=getattr(problem, "cell", 0)), problem
 
-# %% ../../nbs/library/pipelines/10_step.ipynb #7163c362
+# %% ../../nbs/library/pipelines/10_step.ipynb #6594b25d
 def _code(step: Step, packages: Mapping[str, str]) -> Code | None:
     try:
         return read_code(step.notebook, packages)
@@ -227,7 +227,7 @@ def _try(attempt: _Attempt, before: Mapping[str, str]) -> Outcome:
     if lineage.watched != sys.prefix or _code(step, attempt.run.packages) != code:
         code = None
     result = StepResult(step.name, attempt.relative, "running", datetime.now(timezone.utc))
-    return _judge(attempt, with_provenance(result, step, lineage, code, before), problem)
+    return _judge(attempt, with_provenance(result, step, lineage, code, before, attempt.workspace.root), problem)
 
 # %% ../../nbs/library/pipelines/10_step.ipynb #4ebfbc3c
 def run_step(
