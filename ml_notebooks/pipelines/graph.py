@@ -103,15 +103,16 @@ def graph_rows(pipeline: Pipeline) -> list[dict[str, object]]:  # stage, step, w
         for name in stage
     ]
 
-# %% ../../nbs/library/pipelines/03_graph.ipynb #b1317e2c
+# %% ../../nbs/library/pipelines/03_graph.ipynb #bb809f06
 _WIDTH, _HEIGHT, _ACROSS, _DOWN = 108, 34, 22, 16  # of a box, and between boxes
-_COLOURS = {"succeeded": "#0b6e4f", "failed": "#b3261e", "": "#5b6675"}
+_COLOURS = {"succeeded": "#0b6e4f", "cached": "#35618e", "failed": "#b3261e", "": "#5b6675"}
 
 
 def graph_svg(
     pipeline: Pipeline,
     states: Mapping[str, str] | None = None,  # step -> status, for the colour
     notes: Mapping[str, str] | None = None,  # step -> what stands under its name
+    links: Mapping[str, str] | None = None,  # step -> where its box leads
 ) -> str:
     """The graph as a drawing."""
     wanted = needs(pipeline)
@@ -123,7 +124,10 @@ def graph_svg(
         for row, name in enumerate(names)
     }
     lines = [_arrow(places[before], places[name]) for name in places for before in _nearest(wanted, name)]
-    boxes = [_box(place, name, (states or {}).get(name, ""), (notes or {}).get(name, "")) for name, place in places.items()]
+    boxes = [
+        _linked(_box(place, name, (states or {}).get(name, ""), (notes or {}).get(name, "")), (links or {}).get(name))
+        for name, place in places.items()
+    ]
     width, height = len(columns) * (_WIDTH + _ACROSS) - _ACROSS + 4, tallest * (_HEIGHT + _DOWN) - _DOWN + 4
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img" '
@@ -135,6 +139,10 @@ def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
     x, y, u, v = start[0] + _WIDTH, start[1] + _HEIGHT / 2, end[0], end[1] + _HEIGHT / 2
     middle = x + _ACROSS / 2
     return f'<path d="M{x} {y} C{middle} {y} {u - _ACROSS / 2} {v} {u} {v}" fill="none" stroke="#b6bfca" stroke-width="1.5"/>'
+
+
+def _linked(box: str, address: str | None) -> str:
+    return f'<a href="{html.escape(address)}">{box}</a>' if address else box
 
 
 def _box(place: tuple[float, float], name: str, state: str, note: str) -> str:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Observer', 'Silent', 'Ready', 'prepare', 'run_pipeline']
 
-# %% ../../nbs/library/pipelines/11_run.ipynb #769c5c2e
+# %% ../../nbs/library/pipelines/11_run.ipynb #a014936d
 import os
 import signal
 import threading
@@ -22,12 +22,13 @@ from ..data.lock import exclusive
 from ..data.warehouse import Warehouse, open_warehouse
 from ..errors import GateFailed, MLNotebooksError, NothingToResume, PipelineBusy, UnknownKernel
 from ..logs import get_logger
-from .cache import take_over, undeclared_reads
+from .cache import count_rows, take_over, undeclared_reads
 from .graph import Needs, check_graph, check_reads, needs
-from .ledger import Run, StepResult, new_run, write_run
+from .ledger import Run, StepResult, last_green, new_run, read_runs, write_run
 from .plan import EVERYTHING, Choice, History, chosen, plan, resumable, with_seen_reads
 from .spec import Pipeline, Step, load_pipeline, with_parameters
 from .step import PATIENCE, Outcome, Stop, check_gates, run_step
+from ..settings import secret_values
 from ..workspace import Workspace
 
 # %% ../../nbs/library/pipelines/11_run.ipynb #198950b1
@@ -193,7 +194,7 @@ class _Crew:
                 reminder.daemon = True
                 reminder.start()
 
-# %% ../../nbs/library/pipelines/11_run.ipynb #872cab0e
+# %% ../../nbs/library/pipelines/11_run.ipynb #659457f4
 class _Session:
     """A run under way."""
 
@@ -279,18 +280,22 @@ class _Session:
 
     def finish(self, result: StepResult) -> None:
         """Note how a step went."""
+        if result.status == "succeeded":
+            result = replace(result, rows=count_rows(self.wh, result.outputs))
         self.run = replace(self.run, steps=(*self.run.steps, result))
         self.observer.step_finished(result)
 
     def conclude(self, problem: BaseException | None) -> None:
         """Note how the run went, and write its page."""
-        from ml_notebooks.pipelines.report import write_run_page
+        from ml_notebooks.pipelines.report import write_index, write_run_page
 
         errors = [result.error for result in self.run.steps if result.error]
         self.run = self.run.finished("failed" if problem else "succeeded", errors[0] if errors else "")
         try:
             write_run(self.wh, self.run)
-            write_run_page(self.run, self.pipeline, self.workspace.path(self.run.report))
+            secrets, folder = list(secret_values(self.workspace.settings)), self.workspace.path(self.run.report)
+            write_run_page(self.run, self.pipeline, folder, last_green(self.wh, self.run), secrets)
+            write_index(read_runs(self.wh), self.workspace.reports, self.workspace.root)
         except (MLNotebooksError, OSError) as error:
             if problem is None:
                 raise

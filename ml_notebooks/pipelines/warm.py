@@ -30,8 +30,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-# %% ../../nbs/library/pipelines/06_warm.ipynb #786575cf
-CALM_THREADS = {"GOMP_SPINCOUNT": "100000"}  # how often OpenMP's threads look for work before they sleep; read when it is loaded
+# %% ../../nbs/library/pipelines/06_warm.ipynb #78bcfc4d
+CALM_THREADS = {"GOMP_SPINCOUNT": "0"}  # how often OpenMP's threads look for work before they sleep; read when it is loaded
 _KERNEL_MODULES = (
     "ipykernel.kernelapp",
     "ipykernel.debugger",
