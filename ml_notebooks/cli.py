@@ -130,6 +130,44 @@ def typed(program: str) -> str:
 
 
 @app.command()
+def backfill(
+    name: Annotated[str, typer.Argument(help="A pipeline: a folder in nbs/pipelines.")],
+    first: Annotated[str, typer.Option("--from", help="The first value: a whole number, a day (2013-01-31) or a month (2013-01).")],
+    last: Annotated[str, typer.Option("--to", help="The last value; it is run too.")],
+    parameter: Annotated[
+        list[str], typer.Option("--parameter", "-p", help="The parameter that takes these values; NAME=VALUE for another that keeps one.")
+    ],
+    step: Annotated[int, typer.Option(min=1, help="From one value to the next: numbers, days or months.")] = 1,
+    keep_going: Annotated[bool, typer.Option("--keep-going", help="Go on after a run that failed.")] = False,
+    jobs: Jobs = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Run a pipeline once for each value of a range."""
+    from .pipelines.backfill import Filled, check_backfill, plan_backfill, run_backfill
+    from .pipelines.plan import Choice
+    from .pipelines.run import Silent
+    from .terminal import observer, print_rows
+
+    ranged, fixed = [text for text in parameter if "=" not in text], [text for text in parameter if "=" in text]
+    if len(ranged) != 1:
+        raise typer.BadParameter(f"Give one parameter without a value; found {len(ranged)}.", param_hint="--parameter")
+    workspace, filled = find(), list[Filled]()
+    plan = plan_backfill(workspace, name, ranged[0], first, last, step, split_parameters(fixed))
+    watch, tell = (Silent(), lambda value: None) if json else (observer(workspace), lambda value: print(f"\n{ranged[0]} = {value}", flush=True))
+    try:
+        for one in run_backfill(workspace, plan, watch, jobs, Choice(force), keep_going, tell):
+            filled.append(one)
+    except KeyboardInterrupt:
+        print(f"mlnb: Go on with `{plan.command(plan.values[len(filled)])}`", file=sys.stderr)
+        raise
+    finally:
+        print("" if json else "\n", end="")
+        print_rows([vars(one) for one in filled], ["value", "status", "run", "seconds"], json, empty="No run has ended.")
+    check_backfill(plan, filled)
+
+
+@app.command()
 def schedule(
     listed: Annotated[bool, typer.Option("--list", help="Show what is scheduled, when it runs next and how it went.")] = False,
     export: Annotated[Literal["cron", "systemd"] | None, typer.Option("--export", help="Write files for cron or systemd instead.")] = None,
