@@ -10,7 +10,7 @@ import shutil
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -32,6 +32,8 @@ NO_TABLES = "No rows: this looks into the schema `main` only. `mlnb tables` list
 COMMENT = re.compile(r"--[^=\s]*\s")  # how a query begins that begins with a comment; an option holds no space there
 FIGURES = 4  # of a run, in a table of runs
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Steps at the same time; default as many as cores.")]
+Force = Annotated[bool, typer.Option("--force", help="Run every step, even where nothing changed.")]
 
 
 def version(wanted: bool) -> None:
@@ -68,25 +70,30 @@ def run(
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE for every step that declares it, or STEP.NAME=VALUE.")
     ] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Steps at the same time; default as many as cores.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Run every step, even where nothing changed.")] = False,
+    jobs: Jobs = None,
+    force: Force = False,
     begin: Annotated[str, typer.Option("--from", metavar="STEP", help="Run this step and all that need it, even where nothing changed; leave the others.")] = "",
     only: Annotated[list[str] | None, typer.Option("--only", metavar="STEP", help="Run this step alone, even where nothing changed; repeatable.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the last run, which failed: what it did stays done.")] = False,
+    scheduled: Annotated[
+        bool, typer.Option("--scheduled", help="With the parameters of its schedule; where another run goes on, wait for it.")
+    ] = False,
     why: Annotated[bool, typer.Option("--why", help="Say for each step why it would run, and run nothing.")] = False,
     json: Json = False,
 ) -> None:
     """Run a pipeline's notebooks, each after those that it needs; a step whose last result still stands is not run again."""
     from .pipelines.plan import Choice
     from .pipelines.run import Silent, run_pipeline
+    from .pipelines.spec import load_pipeline, scheduled_parameters
     from .terminal import observer
 
     workspace, given = find(), split_parameters(parameter or [])
+    given = scheduled_parameters(load_pipeline(workspace, name)) | given if scheduled else given
     choice = Choice(force, begin, tuple(only or ()), resume)
     if why:
         print_plan(name, given, choice, json)
         return
-    run = run_pipeline(workspace, name, given, Silent() if json else observer(workspace), jobs, choice)
+    run = run_pipeline(workspace, name, given, Silent() if json else observer(workspace), jobs, choice, patient=scheduled)
     if json:
         print_run(run.run)
         return
@@ -120,6 +127,83 @@ def typed(program: str) -> str:
         return program
     path = os.path.relpath(ours)
     return str(ours) if path.startswith(os.pardir) else path
+
+
+@app.command()
+def backfill(
+    name: Annotated[str, typer.Argument(help="A pipeline: a folder in nbs/pipelines.")],
+    first: Annotated[str, typer.Option("--from", help="The first value: a whole number, a day (2013-01-31) or a month (2013-01).")],
+    last: Annotated[str, typer.Option("--to", help="The last value; it is run too.")],
+    parameter: Annotated[
+        list[str], typer.Option("--parameter", "-p", help="The parameter that takes these values; NAME=VALUE for another that keeps one.")
+    ],
+    step: Annotated[int, typer.Option(min=1, help="From one value to the next: numbers, days or months.")] = 1,
+    keep_going: Annotated[bool, typer.Option("--keep-going", help="Go on after a run that failed.")] = False,
+    jobs: Jobs = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Run a pipeline once for each value of a range."""
+    from .pipelines.backfill import Filled, check_backfill, plan_backfill, run_backfill
+    from .pipelines.plan import Choice
+    from .pipelines.run import Silent
+    from .terminal import observer, print_rows
+
+    ranged, fixed = [text for text in parameter if "=" not in text], [text for text in parameter if "=" in text]
+    if len(ranged) != 1:
+        raise typer.BadParameter(f"Give one parameter without a value; found {len(ranged)}.", param_hint="--parameter")
+    workspace, filled = find(), list[Filled]()
+    plan = plan_backfill(workspace, name, ranged[0], first, last, step, split_parameters(fixed))
+    watch, tell = (Silent(), lambda value: None) if json else (observer(workspace), lambda value: print(f"\n{ranged[0]} = {value}", flush=True))
+    try:
+        for one in run_backfill(workspace, plan, watch, jobs, Choice(force), keep_going, tell):
+            filled.append(one)
+    except KeyboardInterrupt:
+        print(f"mlnb: Go on with `{plan.command(plan.values[len(filled)])}`", file=sys.stderr)
+        raise
+    finally:
+        print("" if json else "\n", end="")
+        print_rows([vars(one) for one in filled], ["value", "status", "run", "seconds"], json, empty="No run has ended.")
+    check_backfill(plan, filled)
+
+
+@app.command()
+def schedule(
+    listed: Annotated[bool, typer.Option("--list", help="Show what is scheduled, when it runs next and how it went.")] = False,
+    export: Annotated[Literal["cron", "systemd"] | None, typer.Option("--export", help="Write files for cron or systemd instead.")] = None,
+    to: Annotated[Path, typer.Option("--to", help="The folder for these files.")] = Path(),
+    json: Json = False,
+) -> None:
+    """Run pipelines as the schedules in their pipeline.yaml say, until Ctrl-C."""
+    if export and listed:
+        raise typer.BadParameter("Give one of them.", param_hint="--list, --export")
+    if listed or json:
+        list_schedules(json)
+    elif export:
+        from .pipelines.timers import export_schedules
+
+        for file in export_schedules(find(), export, to):
+            print(file)
+    else:
+        from .pipelines.schedule import serve_schedules
+
+        serve_schedules(find(), lambda: print("The scheduler runs; Ctrl-C ends it. `mlnb schedule --list` shows what is next.", flush=True))
+
+
+def list_schedules(json: bool) -> None:
+    """Print what is scheduled, and end with exit status 1 where a pipeline.yaml is wrong."""
+    from .pipelines.schedule import schedule_rows
+    from .terminal import print_rows
+
+    rows = schedule_rows(find())
+    columns = ["pipeline", "cron", "time zone", "next run", "last run", "status"]
+    shown = [{name: value.isoformat(" ", "seconds") if isinstance(value, datetime) else value for name, value in row.items()} for row in rows]
+    print_rows(rows if json else shown, columns, json, empty="No pipeline has a schedule: add a line such as `schedule: \"0 6 * * *\"` to a pipeline.yaml.")
+    for row in rows:
+        if row["error"]:
+            print(f"mlnb: {row['error']}", file=sys.stderr)
+    if any(row["error"] for row in rows):
+        raise typer.Exit(1)
 
 
 @app.command()

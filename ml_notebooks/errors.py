@@ -10,7 +10,8 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'Settings
            'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel', 'UnknownPipeline', 'BadPipeline',
            'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
            'BadParameter', 'NotRecordable', 'GateFailed', 'UndeclaredWrite', 'StepFailed', 'KernelDied', 'UnknownStep',
-           'NothingToResume', 'PipelineBusy', 'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken']
+           'NothingToResume', 'PipelineBusy', 'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken',
+           'NothingScheduled', 'SchedulerBusy', 'BadRange', 'BackfillFailed']
 
 # %% ../nbs/library/01_errors.ipynb #8e73d46d
 import re
@@ -509,4 +510,44 @@ class PortTaken(MLNotebooksError, OSError):
     def __init__(self, port: int, what: str):
         super().__init__(
             f"{what} cannot listen on port {port}.", "Another program uses it.", "Choose another with --port."
+        )
+
+# %% ../nbs/library/01_errors.ipynb #e6e95716
+class NothingScheduled(MLNotebooksError, LookupError):
+    """No pipeline.yaml says when it is to run."""
+
+    def __init__(self, pipeline: str = ""):
+        super().__init__(
+            f"Pipeline `{pipeline}` has no schedule." if pipeline else "No pipeline of this workspace has a schedule.",
+            "`schedule` is missing in pipeline.yaml." if pipeline else "`schedule` is missing in every pipeline.yaml.",
+            'Add a line such as `schedule: "0 6 * * mon-fri"`.',
+        )
+
+
+class SchedulerBusy(MLNotebooksError, TimeoutError):
+    """Another scheduler works in this workspace."""
+
+    def __init__(self, holder: str):
+        super().__init__(
+            "This workspace has a scheduler already.", f"It is {holder}.", "End it first; `mlnb schedule --list` shows what it does."
+        )
+
+
+class BadRange(MLNotebooksError, ValueError):
+    """A range of values to run a pipeline with is not one."""
+
+    def __init__(self, first: str, last: str, reason: str):
+        super().__init__(
+            f"`{first}` to `{last}` is no range.", reason, "Nothing was run: give whole numbers, days (2013-01-31) or months (2013-01), the lower one first."
+        )
+
+
+class BackfillFailed(MLNotebooksError, RuntimeError):
+    """A run of a range failed."""
+
+    def __init__(self, pipeline: str, failed: Iterable[str], done: Iterable[str], reason: str, again: str):
+        super().__init__(
+            f"The backfill of `{pipeline}` failed at {', '.join(failed)}.",
+            f"{reason} Done: {', '.join(done) or 'none'}.",
+            f"Mend it, then go on with `{again}`.",
         )

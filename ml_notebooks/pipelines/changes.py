@@ -46,7 +46,7 @@ def _of_step(then: StepResult, now: StepResult) -> Iterator[Change]:
     yield from _versions("input", now.step, then.inputs, now.inputs)
     yield from _tables(then, now)
 
-# %% ../../nbs/library/pipelines/17_changes.ipynb #abe88a72
+# %% ../../nbs/library/pipelines/17_changes.ipynb #cb029915
 def _figures(then: StepResult, now: StepResult) -> Iterator[Change]:
     for name in dict.fromkeys([*then.records, *now.records]):
         before, after = (records.get(name) for records in (then.records, now.records))
@@ -64,13 +64,13 @@ def difference(before: Value, now: Value) -> str:
     if len(numbers) < 2 or numbers[0] == numbers[1]:
         return ""
     far = numbers[1] - numbers[0]
-    return f"{'+' if far > 0 else '−'}{format_value(abs(far))}"
+    return f"{'+' if far > 0 else '-'}{format_value(abs(far))}"
 
-# %% ../../nbs/library/pipelines/17_changes.ipynb #84a38517
+# %% ../../nbs/library/pipelines/17_changes.ipynb #5dde3d89
 def _versions(kind: str, step: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change]:
     for name in dict.fromkeys([*then, *now]):
         if then.get(name) != now.get(name) and (name.startswith("file:") or name in then.keys() ^ now.keys()):
-            yield Change(kind, step, name, *(_version(name, versions) for versions in (then, now)))
+            yield Change(kind, step, name, _version(name, then), _version(name, now))
 
 
 def _version(name: str, versions: Mapping[str, Any]) -> str:
@@ -84,8 +84,8 @@ def _tables(then: StepResult, now: StepResult) -> Iterator[Change]:
         if name.startswith("run:") or then.outputs.get(name) == now.outputs.get(name):
             continue
         before, after = (step.rows.get(name) for step in (then, now))
-        texts = [f"{_rows(step.rows.get(name))}{_version(name, step.outputs)}" for step in (then, now)]
-        yield Change("model" if name.startswith("model:") else "table", now.step, name, *texts, difference(before, after))
+        was, became = (f"{_rows(step.rows.get(name))}{_version(name, step.outputs)}" for step in (then, now))
+        yield Change("model" if name.startswith("model:") else "table", now.step, name, was, became, difference(before, after))
 
 
 def _rows(count: int | None) -> str:

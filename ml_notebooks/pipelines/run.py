@@ -9,9 +9,10 @@ __all__ = ['Observer', 'Silent', 'Ready', 'prepare', 'run_pipeline']
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -99,14 +100,26 @@ def prepare(
     check_reads(pipeline, [each for each, version in now.items() if version != "missing"])
     return Ready(pipeline, history, asked, plan(pipeline, history, asked, now), given, resumes)
 
-# %% ../../nbs/library/pipelines/11_run.ipynb #103588ca
+# %% ../../nbs/library/pipelines/11_run.ipynb #162dc8cc
 @contextmanager
-def _alone(workspace: Workspace, name: str) -> Iterator[None]:
+def _alone(workspace: Workspace, name: str, patient: bool = False) -> Iterator[None]:
     lock = workspace.path(workspace.settings.workspace.data) / "locks" / f"pipeline-{name}.lock"
-    with exclusive(lock, 0, lambda lock, who, seconds: PipelineBusy(name, who)):
+    told = False
+    with ExitStack() as turn:
+        while True:
+            try:
+                turn.enter_context(exclusive(lock, 0, lambda lock, who, seconds: PipelineBusy(name, who)))
+                break
+            except PipelineBusy as busy:
+                if not patient:
+                    raise
+                if not told:
+                    get_logger("pipelines.run").info("run waits for its turn", pipeline=name, reason=busy.found)
+                told = True
+                time.sleep(1)
         yield
 
-
+# %% ../../nbs/library/pipelines/11_run.ipynb #b4141adb
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
     """Treat SIGTERM like Ctrl-C, so that a run that is ended by a scheduler is written down."""
@@ -124,7 +137,7 @@ def _terminate_as_interrupt() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
 
-# %% ../../nbs/library/pipelines/11_run.ipynb #4cb3e945
+# %% ../../nbs/library/pipelines/11_run.ipynb #4d16cd73
 def _check_kernel(name: str) -> None:
     from jupyter_client.kernelspec import KernelSpecManager
 
@@ -144,6 +157,7 @@ def run_pipeline(
     observer: Observer | None = None,
     jobs: int | None = None,  # steps at the same time; default from settings.ini, or the cores
     choice: Choice = EVERYTHING,  # which steps
+    patient: bool = False,  # wait where another run of it goes on
 ) -> Run:
     """Run the steps of a pipeline whose last results do not stand, each after those that it needs, and return how it went.
 
@@ -151,7 +165,7 @@ def run_pipeline(
     the run is written down. `KeyboardInterrupt` passes through in the same way.
     """
     load_pipeline(workspace, name)
-    with _alone(workspace, name), _terminate_as_interrupt(), open_warehouse(workspace) as wh:
+    with _alone(workspace, name, patient), _terminate_as_interrupt(), open_warehouse(workspace) as wh:
         ready = prepare(wh, name, parameters or {}, choice)
         if any(ready.plan.values()):
             _check_kernel(workspace.settings.run.kernel)
