@@ -26,11 +26,11 @@ class Change:
     now: str = ""
     by: str = ""  # how far, for numbers
 
-# %% ../../nbs/library/pipelines/17_changes.ipynb #564f3a7a
+# %% ../../nbs/library/pipelines/17_changes.ipynb #f045681f
 def changes(before: Run, now: Run) -> list[Change]:
     """What differs from one run to another, step by step."""
     then = {step.step: step for step in before.steps}
-    found = [change for step in now.steps if step.done and step.step in then for change in _of_step(then[step.step], step)]
+    found = [change for step in now.steps if step.step in then for change in _of_step(then[step.step], step)]
     found += [Change("step", step.step, "is new") for step in now.steps if step.step not in then]
     if before.packages != now.packages:
         found.append(Change("packages", "", changed_packages(before.packages, now.packages)))
@@ -38,13 +38,15 @@ def changes(before: Run, now: Run) -> list[Change]:
 
 
 def _of_step(then: StepResult, now: StepResult) -> Iterator[Change]:
-    yield from _figures(then, now)
+    if now.done:
+        yield from _figures(then, now)
     yield from (Change("parameter", now.step, said) for said in changed_parameters(then.parameters, now.parameters))
     if then.code and now.code:
         alike = {**now.code, "packages": then.code["packages"]}  # told once, for the run
         yield from (Change("code", now.step, said) for said in changed_code(then.code, alike, {}, {}))
     yield from _versions("input", now.step, then.inputs, now.inputs)
-    yield from _tables(then, now)
+    if now.done:
+        yield from _tables(then, now)
 
 # %% ../../nbs/library/pipelines/17_changes.ipynb #cb029915
 def _figures(then: StepResult, now: StepResult) -> Iterator[Change]:

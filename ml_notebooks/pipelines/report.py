@@ -24,12 +24,12 @@ from .ledger import Run, StepResult
 from .record import Record, collect, format_value
 from .spec import Pipeline
 
-# %% ../../nbs/library/pipelines/09_report.ipynb #d5b14a57
+# %% ../../nbs/library/pipelines/09_report.ipynb #b91539eb
 STYLE = """
 :root { --ink: #1d2530; --soft: #5b6675; --line: #dde3ea; --wash: #f6f8fa; --good: #0b6e4f; --bad: #b3261e; --kept: #35618e; }
 * { box-sizing: border-box; }
 body { font: 16px/1.6 system-ui, sans-serif; color: var(--ink); max-width: 62rem; margin: 0 auto; padding: 2rem 1.25rem 5rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: .2rem 0 .6rem; } h2 { font-size: 1.3rem; margin-top: 2.2rem; } h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: .2rem 0 .6rem; } h2 { font-size: 1.3rem; margin-top: 2.2rem; } h3 { font-size: .9rem; margin: 1rem 0 .3rem; color: var(--soft); } .named { font-size: .9rem; margin: .8rem 0 .2rem; }
 a { color: #0f5cab; } nav, footer { font-size: .9rem; color: var(--soft); } footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .6rem; }
 blockquote { margin: 0 0 1rem; color: var(--soft); font-size: 1.1rem; }
 table, th, td { border: 0; } table { border-collapse: collapse; font-size: .88rem; margin: .8rem 0; display: block; overflow-x: auto; }
@@ -144,23 +144,27 @@ def _cells(path: Path) -> list[dict[str, Any]]:
 def _page_of(step: StepResult) -> str:
     return Path(step.notebook).with_suffix(".html").name
 
-# %% ../../nbs/library/pipelines/09_report.ipynb #b2f59158
-def _values(run: Run, moved: Mapping[tuple[str, str], str]) -> str:
+# %% ../../nbs/library/pipelines/09_report.ipynb #c7354470
+def _recorded(run: Run, folder: Path, moved: Mapping[tuple[str, str], str]) -> str:
+    parts = [f"<h3>{_escape(step.step)}</h3>{_values(step, moved)}{_shown(step, folder)}" for step in run.steps if step.recorded]
+    return "".join(parts) or "<p>Nothing was recorded.</p>"
+
+
+def _values(step: StepResult, moved: Mapping[tuple[str, str], str]) -> str:
     boxes = [
         f'<a href="{_page_of(step)}#cell-{each.cell}"><b>{_escape(format_value(each.value))}</b>'
         f"<span>{_escape(each.name)}</span> <i>{moved.get((step.step, each.name), '')}</i></a>"
-        for step in run.steps
         for each in step.recorded
         if each.kind == "value"
     ]
-    return f'<div class="figures">{"".join(boxes)}</div>' if boxes else "<p>Nothing was recorded.</p>"
+    return f'<div class="figures">{"".join(boxes)}</div>' if boxes else ""
 
-# %% ../../nbs/library/pipelines/09_report.ipynb #044efef0
+# %% ../../nbs/library/pipelines/09_report.ipynb #94f89bad
 def _shown(step: StepResult, folder: Path) -> str:
     """The tables and plots that a step recorded."""
     parts = []
     for each in _with_images(step, folder):
-        link = f'<h3><a href="{_page_of(step)}#cell-{each.cell}">{_escape(each.name)}</a></h3>'
+        link = f'<p class="named"><a href="{_page_of(step)}#cell-{each.cell}">{_escape(each.name)}</a></p>'
         if each.kind == "table":
             rows = ("".join(f"<td{_number(value)}>{_escape(format_value(value))}</td>" for value in row) for row in each.table["rows"])
             parts.append(link + _table([_escape(name) for name in each.table["columns"]], (f"<tr>{row}</tr>" for row in rows)))
@@ -218,7 +222,7 @@ def _about(run: Run) -> str:
         f"{resumed}{f', with {given}' if given else ''}</p>"
     )
 
-# %% ../../nbs/library/pipelines/09_report.ipynb #25529c19
+# %% ../../nbs/library/pipelines/09_report.ipynb #62f78fee
 def write_run_page(
     run: Run,
     pipeline: Pipeline,
@@ -230,19 +234,19 @@ def write_run_page(
     found = changes(before, run) if before else []
     moved = {(each.step, each.what): each.by for each in found if each.kind == "figure"}
     failed = "".join(_failure(step, folder) for step in run.steps if step.status == "failed")
-    shown = "".join(_shown(step, folder) for step in run.steps)
     states, notes = {step.step: step.status for step in run.steps}, {step.step: _state(step) for step in run.steps}
     drawing = graph_svg(pipeline, states, notes, {step.step: _page_of(step) for step in run.steps})
     rows = (_step_row(step, pipeline) for step in run.steps)
-    about = ", ".join(f"{name} {run.environment[name]}" for name in ("who", "host", "python"))
+    about = f"{run.environment['who']} on {run.environment['host']}, Python {run.environment['python']}, {len(run.packages)} packages"
+    about += f", commit {run.git}{' with changes' if run.git_dirty else ''}" if run.git else ""
     body = f"""
         <nav><a href="../../index.html">all runs</a> · {_escape(run.pipeline)} · {_escape(run.run)}</nav><h1>{_escape(pipeline.title)}</h1>
         {_about(run)}{failed}
         <div class="graph">{drawing}</div>
-        <h2>Figures</h2>{_values(run, moved)}{shown}
+        <h2>Figures</h2>{_recorded(run, folder, moved)}
         <h2>What changed</h2>{_changes(before, run, found)}
         <h2>Steps</h2>{_table(["step", "status", "seconds", "MiB", "recorded"], rows)}
-        <footer>{_escape(about)}, {len(run.packages)} packages</footer>
+        <footer>{_escape(about)}</footer>
     """
     return _write(folder / "index.html", redact(_page(f"{run.pipeline} {run.run}", body), secrets))
 
