@@ -25,7 +25,15 @@ from ..errors import GateFailed, MLNotebooksError, NothingToResume, PipelineBusy
 from ..logs import get_logger
 from .cache import count_rows, take_over, undeclared_reads
 from .graph import Needs, check_graph, check_reads, needs
-from .ledger import Run, StepResult, git_state, last_green, new_run, read_runs, write_run
+from ml_notebooks.pipelines.ledger import (
+    Run,
+    StepResult,
+    git_state,
+    last_green,
+    new_run,
+    read_runs,
+    write_run,
+)
 from .plan import EVERYTHING, Choice, History, chosen, plan, resumable, with_seen_reads
 from .spec import Pipeline, Step, load_pipeline, with_parameters
 from .step import PATIENCE, Outcome, Stop, check_gates, run_step
@@ -137,7 +145,7 @@ def _terminate_as_interrupt() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
 
-# %% ../../nbs/library/pipelines/11_run.ipynb #6fe15f42
+# %% ../../nbs/library/pipelines/11_run.ipynb #7e4c5f6e
 def _check_kernel(name: str) -> None:
     from jupyter_client.kernelspec import KernelSpecManager
 
@@ -170,8 +178,8 @@ def run_pipeline(
         if any(ready.plan.values()):
             _check_kernel(workspace.settings.run.kernel)
         facts = {"parameters": ready.parameters, "resumes": ready.resumes, "packages": ready.history.installed}
-        facts |= dict(zip(("git", "git_dirty"), git_state(workspace), strict=True))
-        run = new_run(name, str(workspace.settings.workspace.reports), **facts)
+        commit, dirty = git_state(workspace)
+        run = new_run(name, str(workspace.settings.workspace.reports), git=commit, git_dirty=dirty, **facts)
         with bound_contextvars(pipeline=name, run=run.run):
             session = _Session(wh, ready, observer or Silent(), jobs or workspace.settings.run.jobs or _cores(), run)
             problem = session.go()
