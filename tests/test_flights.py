@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from support.committed import compare_with_executed
 
 STEPS = ["ingest", "validate", "features", "train", "evaluate", "register", "score", "monitor"]
 NOTEBOOKS = Path(__file__).parents[1] / "nbs" / "pipelines" / "flights"
@@ -89,6 +90,53 @@ def test_executed_notebooks_are_ordinary(run, flights):
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
         assert all(output.output_type != "error" for cell in notebook.cells for output in cell.get("outputs", []))
+
+
+def test_committed_outputs_are_those_of_the_run(run, flights, tmp_path):
+    folder, _ = flights
+    process = compare_with_executed(sorted(NOTEBOOKS.glob("*.ipynb")), tmp_path, folder / run["report"])
+    assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-2000:]
+    assert re.search(r"\d{2,} passed", process.stdout)
+
+
+def change_output(cell):
+    """Change a digit of what the cell gave."""
+    (output,) = cell.outputs
+    output.data["text/plain"] = re.sub(r"\d", lambda digit: str((int(digit[0]) + 1) % 10), output.data["text/plain"], count=1)
+
+
+def drop_output(cell):
+    """Take away what the cell gave."""
+    cell.outputs = []
+
+
+def change_source(cell):
+    """Have the cell be another one than was run."""
+    cell.source += "  # changed"
+
+
+SPOILT = {
+    "05_evaluate": (change_output, "mismatch 'text/plain'"),
+    "06_register": (change_source, "not the notebook that is committed"),
+    "07_score": (drop_output, "Unexpected output fields"),
+}
+
+
+def test_a_committed_output_that_is_not_the_runs_is_named(run, flights, tmp_path):
+    folder, _ = flights
+    (tmp_path / "spoilt").mkdir()
+    wanted = {}
+    for name, (spoil, said) in SPOILT.items():
+        notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        number = next(n for n, cell in enumerate(code) if "nbval-check-output" in cell.metadata.get("tags", []))
+        spoil(code[number])
+        nbformat.write(notebook, tmp_path / "spoilt" / f"{name}.ipynb")
+        wanted[f"{name}.ipynb::Cell {number}"] = said
+    process = compare_with_executed(sorted((tmp_path / "spoilt").glob("*.ipynb")), tmp_path, folder / run["report"])
+    found = re.findall(r"^_+ (\S+::Cell \d+) _+$(.*?)(?=^_+ \S+::Cell|^=+ short)", process.stdout, re.MULTILINE | re.DOTALL)
+    assert process.returncode == 1 and [cell for cell, _ in found] == list(wanted), process.stdout + process.stderr
+    assert all(wanted[cell] in text for cell, text in found), found
 
 
 def test_doctor_finds_nothing_wrong(flights, mlnb):
