@@ -738,6 +738,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'ml_notebooks/pipelines/engine.py'),
                                                'ml_notebooks.pipelines.engine._SavingEngine.execute_notebook': ( 'library/pipelines/engine.html#_savingengine.execute_notebook',
                                                                                                                  'ml_notebooks/pipelines/engine.py'),
+                                               'ml_notebooks.pipelines.engine._redacted': ( 'library/pipelines/engine.html#_redacted',
+                                                                                            'ml_notebooks/pipelines/engine.py'),
                                                'ml_notebooks.pipelines.engine.execute': ( 'library/pipelines/engine.html#execute',
                                                                                           'ml_notebooks/pipelines/engine.py'),
                                                'ml_notebooks.pipelines.engine.peak_memory': ( 'library/pipelines/engine.html#peak_memory',

@@ -10,9 +10,11 @@ import nbformat
 import pytest
 import structlog
 
+from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.logs import configure_logs, get_logger, redact
 from ml_notebooks.pipelines.engine import write_notebook
 from ml_notebooks.settings import LogSettings
+from ml_notebooks.workspace import find_workspace
 
 SECRETS = [  # each ends in 7351, which nothing escapes: a text that holds 7351 gives one away
     "plain-7351",
@@ -103,7 +105,7 @@ def test_a_console_log_holds_no_secret(secret):
     assert "***" in written and "7351" not in written
 
 
-@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("secret", [*SECRETS, "line\nbreak7351"])
 def test_a_saved_notebook_holds_no_secret(secret, tmp_path):
     outputs = [
         nbformat.v4.new_output("stream", name="stdout", text=f"{secret}\n{secret!r}\n{json.dumps(secret)}\n"),
@@ -119,3 +121,40 @@ def test_a_saved_notebook_holds_no_secret(secret, tmp_path):
     assert "7351" not in path.read_text(encoding="utf-8")
     read = nbformat.read(path, as_version=4)
     assert read.cells[0].source == "The password is ***." and read.cells[1].outputs[0].text.startswith("***\n")
+
+
+LEAK = """
+import base64, os, urllib.parse
+import pandas as pd
+from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.logs import get_logger
+from ml_notebooks.pipelines.record import record
+secret = os.environ["MLNB_WAREHOUSE__S3_SECRET"]
+print(secret, base64.b64encode(secret.encode()).decode(), urllib.parse.quote(secret, safe=""))
+get_logger("leak").warning("told", secret=secret)
+record("said", secret)
+record("listed", pd.DataFrame({"secret": [secret]}))
+open_warehouse().sql("SELECT 1", [])
+pd.DataFrame({secret: [secret]})
+"""
+
+
+@pytest.mark.parametrize("last", ["", "raise ValueError(secret)"], ids=["succeeded", "failed"])
+@pytest.mark.parametrize("secret", ["canary/+ 'x'7351", "line\nbreak7351"], ids=["line", "lines"])
+def test_no_sink_of_a_run_holds_a_secret(workspace, mlnb, secret, last):
+    folder = workspace / "nbs" / "pipelines" / "small"
+    cells = [nbformat.v4.new_code_cell("text: str = ''", metadata={"tags": ["parameters"]}), *map(nbformat.v4.new_code_cell, [LEAK, last])]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "leak.ipynb")
+    (folder / "pipeline.yaml").write_text("title: A leak\nsteps:\n  - {name: leak, notebook: leak.ipynb}\n")
+    (workspace / "settings.ini").write_text("[workspace]\nname = small\n[logs]\nfile = run.log\nlevel = debug\n")
+    process = mlnb("run", "small", "-p", f"text={secret}", cwd=workspace, MLNB_WAREHOUSE__S3_SECRET=secret)
+    assert process.returncode == (1 if last else 0), process.stderr
+    told = [process.stdout, process.stderr]
+    with open_warehouse(find_workspace(workspace), read_only=True) as wh:
+        told += [json.dumps(wh.table(f"ops.{name}").fetchall(), default=str, ensure_ascii=False) for name in ("runs", "steps", "records")]
+        told.append(wh.snapshots().to_json())
+    told += [file.read_text(errors="replace") for file in sorted((workspace / "reports").rglob("*")) if file.is_file()]
+    told.append((workspace / "run.log").read_text())
+    assert len(told) > 8 and "***" in "".join(told)
+    for form in WRITTEN.values():
+        assert all(form(secret) not in text and "7351" not in text.replace("\n", "") for text in told), form

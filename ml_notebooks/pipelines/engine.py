@@ -63,15 +63,25 @@ def peak_memory(process: int) -> float | None:
         return next((round(int(line.split()[1]) / 1024, 1) for line in lines if line.startswith("VmHWM")), None)
     return None
 
-# %% ../../nbs/library/pipelines/08_engine.ipynb #1f187f73
+# %% ../../nbs/library/pipelines/08_engine.ipynb #532dd473
 def write_notebook(notebook: Any, path: Path, secrets: Iterable[str] = ()) -> None:
     """Write a notebook, secrets as stars, so that `path` holds either the old one or the new one, whole."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside, secrets = path.with_name(f".{path.name}.{os.getpid()}"), list(secrets)
     try:
-        beside.write_text(redact(nbformat.writes(notebook), secrets) + "\n", encoding="utf-8")
+        kept = nbformat.from_dict(_redacted(notebook, secrets))
+        beside.write_text(redact(nbformat.writes(kept), secrets) + "\n", encoding="utf-8")
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _redacted(part: Any, secrets: list[str]) -> Any:
+    """A part of a notebook, secrets in its texts as stars: before a text of several lines is written line by line."""
+    if isinstance(part, str):
+        return redact(part, secrets) if secrets else part
+    if isinstance(part, Mapping):
+        return {_redacted(name, secrets): _redacted(value, secrets) for name, value in part.items()}
+    return [_redacted(each, secrets) for each in part] if isinstance(part, list) else part
 
 # %% ../../nbs/library/pipelines/08_engine.ipynb #4770bc2a
 class EagerClient(AsyncKernelClient):
