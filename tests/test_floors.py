@@ -151,3 +151,16 @@ def test_module_has_no_wildcard_import(path):
 def test_importing_the_package_leaves_out(heavy):
     source = f"import sys, ml_notebooks; sys.exit({heavy!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 0
+
+
+def test_the_program_reads_notebooks_without_compiling_grammars():
+    source = """import sys
+from ml_notebooks.__main__ import main
+sys.argv = ["mlnb", "--version"]
+try:
+    main()
+except SystemExit:
+    import nbformat
+nbformat.validate(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("one")]))
+sys.exit("jsonschema" not in sys.modules or "lark" in sys.modules)"""
+    assert subprocess.run([sys.executable, "-c", source], capture_output=True, check=False).returncode == 0
