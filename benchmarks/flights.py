@@ -1,5 +1,7 @@
 """`mlnb run flights` in an empty workspace: seconds by step, where they go, peak memory, and what the model scores.
 
+Then the same again, with nothing changed, seven times.
+
     python benchmarks/flights.py [--repeats 3]
 
 Memory is the sum of the proportional set sizes of the runner and its kernels, read twice a second; it costs a little
@@ -61,7 +63,16 @@ def once(folder):
     run = json.loads(subprocess.run([*MLNB, "runs", "--json"], cwd=folder, check=True, capture_output=True, text=True).stdout)[0]
     query = "SELECT step, seconds FROM ops.steps ORDER BY position"
     steps = json.loads(subprocess.run([*MLNB, "sql", query, "--json"], cwd=folder, check=True, capture_output=True, text=True).stdout)
-    return seconds, peak, steps, cells(folder / run["report"]), run["records"]
+    return seconds, peak, steps, cells(folder / run["report"]), run["records"], [unchanged(folder) for _ in range(7)]
+
+
+def unchanged(folder):
+    """Seconds of a run in which nothing changed, the command's start included."""
+    start = time.perf_counter()
+    done = subprocess.run([*MLNB, "run", "flights", "--json"], cwd=folder, check=True, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    assert {step["status"] for step in json.loads(done.stdout)["steps"]} == {"cached"}
+    return seconds
 
 
 def main():
@@ -77,6 +88,8 @@ def main():
     print(f"peak GiB: {max(r[1] for r in runs):.2f}")
     for number, step in enumerate(runs[0][2]):
         print(f"  {step['step']:<10} {statistics.median(r[2][number]['seconds'] for r in runs):6.1f} s")
+    again = [seconds for run in runs for seconds in run[5]]
+    print(f"with nothing changed: median {statistics.median(again):.2f} s, slowest {max(again):.2f} s, of {len(again)}")
     slow, imports, outside = runs[-1][3]
     print(f"imports in all kernels {imports:.0f} s, kernel start and end, saving {outside:.0f} s; slowest cells:")
     for seconds, step, source in slow:

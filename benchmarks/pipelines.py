@@ -157,7 +157,7 @@ def overhead(folder, repeats):
     beyond = []
     for _ in range(repeats + 1):
         done = subprocess.run(
-            [sys.executable, "-m", "ml_notebooks", "run", "ten", "--json"],
+            [sys.executable, "-m", "ml_notebooks", "run", "ten", "--force", "--json"],
             cwd=folder,
             check=True,
             capture_output=True,

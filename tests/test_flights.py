@@ -1,7 +1,9 @@
 """The flights pipeline, end to end, on all its rows, as a user runs it."""
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -145,3 +147,15 @@ def test_doctor_finds_nothing_wrong(flights, mlnb):
     assert process.returncode == 0
     states = {row["what"]: row["state"] for row in json.loads(process.stdout)}
     assert states["warehouse"] == states["tracking"] == states["pipeline flights"] == states["kernel"] == "ok"
+
+
+def test_where_nothing_changed_nothing_is_executed(flights, mlnb, tmp_path):
+    folder = shutil.copytree(flights[0], tmp_path / "copy")
+    plan = json.loads(mlnb("run", "flights", "--why", "--json", cwd=folder).stdout)
+    assert [step["step"] for step in plan if step["runs"]] == [] and len(plan) == 8, plan
+    process = mlnb("run", "flights", "--json", cwd=folder)
+    run = json.loads(process.stdout)
+    assert {step["status"] for step in run["steps"]} == {"cached"}, process.stderr
+    assert run["records"]["roc_auc_october"] > 0.7 and "kernels.log" not in os.listdir(folder / run["report"])
+    page = (folder / run["report"] / "index.html").read_text()
+    assert "Nothing, since" in page and 'href="08_monitor.html#cell-' in page

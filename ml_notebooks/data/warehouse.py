@@ -152,6 +152,15 @@ class Warehouse:
         with _transaction(self, message):
             yield self
 
+# %% ../../nbs/library/data/07_warehouse.ipynb #967eee0a
+def _tell(wh: Warehouse, reading: Reading) -> None:
+    for table in reading.tables - wh._changed:
+        tell_read(table)
+    for path in reading.files:
+        tell_file(path)
+    for what in reading.unseen:
+        tell_unseen(what)
+
 # %% ../../nbs/library/data/07_warehouse.ipynb #f8ef456e
 def _lock(workspace: Workspace) -> Path:
     return workspace.path(workspace.settings.workspace.data) / "warehouse.lock"
@@ -253,7 +262,7 @@ def open_warehouse(
     """
     return Warehouse(workspace or find_workspace(), read_only)
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #2d9333bb
+# %% ../../nbs/library/data/07_warehouse.ipynb #b6c0523f
 def _query(wh: Warehouse, query: str, parameters: list[object] | None) -> duckdb.DuckDBPyRelation:
     _check_process(wh)
     try:
@@ -263,15 +272,6 @@ def _query(wh: Warehouse, query: str, parameters: list[object] | None) -> duckdb
         return wh._connection.sql(query, params=parameters)
     except duckdb.Error as error:
         raise explain_query(error, wh.workspace, query, lambda: table_names(wh._connection), wh.snapshot) from error
-
-
-def _tell(wh: Warehouse, reading: Reading) -> None:
-    for table in reading.tables - wh._changed:
-        tell_read(table)
-    for path in reading.files:
-        tell_file(path)
-    for what in reading.unseen:
-        tell_unseen(what)
 
 
 def _check_process(wh: Warehouse) -> None:

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['Needs', 'needs', 'stages', 'check_graph', 'check_reads', 'graph_rows', 'graph_svg']
 
-# %% ../../nbs/library/pipelines/04_graph.ipynb #af3ae613
+# %% ../../nbs/library/pipelines/04_graph.ipynb #94bb06e5
 import html
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 from ..errors import BadPipeline, did_you_mean
 from .spec import Pipeline, Step
@@ -78,10 +79,11 @@ def check_reads(
             where = "registry" if name.startswith("model:") else "warehouse"
             raise _wrong(step, f"Nothing writes `{name}`, and the {where} does not have it.", did_you_mean(name, there))
 
-# %% ../../nbs/library/pipelines/04_graph.ipynb #01694924
+# %% ../../nbs/library/pipelines/04_graph.ipynb #af4bbd90
 def _nearest(wanted: Needs, name: str) -> list[str]:
     """What a step needs directly and by no other way."""
 
+    @cache
     def all_before(step: str) -> set[str]:
         return {far for before in wanted[step] for far in (before, *all_before(before))}
 
