@@ -30,8 +30,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-# %% ../../nbs/library/pipelines/10_warm.ipynb #78bcfc4d
-CALM_THREADS = {"GOMP_SPINCOUNT": "0"}  # how often OpenMP's threads look for work before they sleep; read when it is loaded
+# %% ../../nbs/library/pipelines/10_warm.ipynb #620eb797
+CALM_THREADS = {"GOMP_SPINCOUNT": "1000"}  # how often OpenMP's threads look for work before they sleep; read when it is loaded
 _KERNEL_MODULES = (
     "ipykernel.kernelapp",
     "ipykernel.debugger",
