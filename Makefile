@@ -40,8 +40,8 @@ clean-notebooks: $(VENV)/.test  ## strip the notebooks of what is not to be comm
 export: $(VENV)/.test  ## write the package from the notebooks
 	$(BIN)/nbdev-export
 
-outputs: $(VENV)/.test  ## run the library notebooks and the README's, and keep their outputs
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level=ERROR --ExecutePreprocessor.store_widget_state=False nbs/index.ipynb $$(find nbs/library -name '*.ipynb')
+outputs: $(VENV)/.test  ## run the library notebooks, the guides and the README's, and keep their outputs
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level=ERROR --ExecutePreprocessor.store_widget_state=False nbs/index.ipynb $$(find nbs/guides nbs/library -name '*.ipynb')
 	$(BIN)/nbdev-clean
 
 flights-outputs: run  ## run the flights pipeline and keep its outputs in its notebooks
