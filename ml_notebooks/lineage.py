@@ -104,7 +104,7 @@ def check_write(name: str) -> None:
         if name not in allowed:
             raise UndeclaredWrite(name, os.environ.get("MLNB_STEP", ""), allowed)
 
-# %% ../nbs/library/05_lineage.ipynb #730f09b5
+# %% ../nbs/library/05_lineage.ipynb #ccf187a6
 _SYSTEM = ("/usr/", "/lib", "/etc/", "/proc/", "/sys/", "/dev/", "/run/", "/bin/", "/sbin/")
 
 
@@ -112,7 +112,7 @@ def _is_ours(path: str, own: tuple[str, ...]) -> bool:
     """Whether a file is an input of the step, rather than part of what runs it."""
     home = os.path.expanduser("~") + os.sep
     root = os.environ.get("MLNB_HOME", "")
-    if f"{path}/".startswith(own) or path in (f"{root}/settings.ini", f"{root}/.env", os.environ[VARIABLE]):
+    if f"{path}/".startswith(own) or "/__pycache__" in path or path in (f"{root}/settings.ini", f"{root}/.env", os.environ[VARIABLE]):
         return False
     if root and path.startswith(root + os.sep):
         return "/." not in path.removeprefix(root)

@@ -168,7 +168,16 @@ def _record_row(run: Run, step: StepResult, position: int, each: Record) -> dict
     row = {"run": run.run, "pipeline": run.pipeline, "step": step.step, "position": position, "name": each.name}
     return row | {"kind": each.kind, "number": number, "text": text, "cell": each.cell}
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #54a6120c
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #a1ee82be
+def _add_columns(wh: Warehouse, table: str, columns: str) -> None:
+    if table not in wh.names():
+        return
+    there = set(wh.table(table).columns)
+    for name, kind in (column.split() for column in columns.split(",")):
+        if name not in there:
+            wh._connection.execute(f"ALTER TABLE lake.{table} ADD COLUMN {name} {kind}")
+
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #3b401d01
 def write_run(wh: Warehouse, run: Run) -> None:
     """Write a run, its steps and what they recorded, as they are now."""
     secrets = list(secret_values(wh.workspace.settings))
@@ -178,6 +187,8 @@ def write_run(wh: Warehouse, run: Run) -> None:
     ]
     records = [_record_row(run, step, place, each) for step in run.steps for place, each in enumerate(step.recorded, 1)]
     with wh.transaction(f"run {run.run}: {run.status}"):
+        for table, columns in (("ops.runs", _RUNS), ("ops.steps", _STEPS)):
+            _add_columns(wh, table, columns)
         wh.upsert("ops.runs", _typed([_run_row(run, wh.workspace)], _RUNS), keys=["run"])
         wh.upsert("ops.steps", _typed(steps, _STEPS), keys=["run", "position"])
         wh.upsert("ops.records", _typed(records, _RECORDS), keys=["run", "step", "position"])
@@ -191,7 +202,7 @@ def _is_alive(host: str, pid: int, started: float) -> bool:
     except psutil.Error:
         return False
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #92d140b5
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #16d93d06
 def read_runs(
     wh: Warehouse,
     pipeline: str | None = None,  # only this pipeline's
@@ -199,9 +210,9 @@ def read_runs(
     """All runs, newest first."""
     if "ops.runs" not in wh.names():
         return []
-    query = "SELECT * EXCLUDE (packages) FROM ops.runs WHERE ?::VARCHAR IS NULL OR pipeline = ? ORDER BY started DESC"
+    query = "FROM ops.runs WHERE ?::VARCHAR IS NULL OR pipeline = ? ORDER BY started DESC"
     rows = wh.sql(query, [pipeline, pipeline]).to_arrow_table().to_pylist()
-    return [_public(row) for row in rows]
+    return [_public({name: value for name, value in row.items() if name != "packages"}) for row in rows]
 
 
 def _public(row: dict[str, Any]) -> dict[str, Any]:
@@ -209,9 +220,9 @@ def _public(row: dict[str, Any]) -> dict[str, Any]:
     if not alive:
         row |= {"status": "failed", "error": "Its process ended without a word: killed, or the machine went down."}
     public = {key: value for key, value in row.items() if key not in ("host", "pid", "pid_started")}
-    return public | {part: json.loads(row[part]) for part in ("records", "parameters")}
+    return public | {part: json.loads(row.get(part) or "{}") for part in ("records", "parameters")}
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #dc20ee0c
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #891f4b76
 _JSON = ("parameters", "records", "code", "inputs", "outputs", "rows", "unseen")
 
 
@@ -220,9 +231,9 @@ def read_steps(wh: Warehouse, run: str) -> list[dict[str, Any]]:
     if "ops.steps" not in wh.names():
         return []
     rows = wh.sql("FROM ops.steps WHERE run = ? ORDER BY position", [run]).to_arrow_table().to_pylist()
-    return [row | {part: json.loads(row[part]) for part in _JSON} for row in rows]
+    return [row | {part: json.loads(row[part]) for part in _JSON if row.get(part)} for row in rows]
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #6fad9c59
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #4e50411b
 def last_green(wh: Warehouse, run: Run) -> Run | None:
     """The last run of the same pipeline before this one that succeeded; None where there is none."""
     if "ops.runs" not in wh.names():
@@ -231,11 +242,11 @@ def last_green(wh: Warehouse, run: Run) -> Run | None:
     rows = wh.sql(query, [run.pipeline, run.run]).to_arrow_table().to_pylist()
     if not rows:
         return None
-    facts = {each.name: rows[0][each.name] for each in fields(Run) if each.name != "steps"}
-    facts |= {part: json.loads(rows[0][part]) for part in ("parameters", "packages")}
+    facts = {each.name: rows[0].get(each.name) for each in fields(Run) if each.name != "steps"}
+    facts |= {part: json.loads(facts[part] or "{}") for part in ("parameters", "packages")}
     return Run(**facts, steps=tuple(last_done(wh, run.pipeline, rows[0]["run"]).values()))
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #4f7c4c4c
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #ae00daa9
 _LAST = """
 SELECT steps.* FROM ops.steps AS steps JOIN ops.runs AS runs USING (run)
 WHERE runs.pipeline = $1 AND steps.status IN ('succeeded', 'cached') AND ($2 = '' OR run = $2)
@@ -253,17 +264,18 @@ def last_done(
     if "ops.steps" not in wh.names():
         return {}
     rows = wh.sql(_LAST, [pipeline, run]).to_arrow_table().to_pylist()
-    recorded = wh.sql(_RECORDED, [[row["run"] for row in rows]]).to_arrow_table().to_pylist() if rows else []
+    recorded = wh.sql(_RECORDED, [[row["run"] for row in rows]]).to_arrow_table().to_pylist() if rows and "ops.records" in wh.names() else []
     return {
         row["step"]: _step_result(row, [each for each in recorded if (each["run"], each["step"]) == (row["run"], row["step"])])
         for row in rows
     }
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #4086279b
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #1f2c9390
 def _step_result(row: dict[str, Any], recorded: list[dict[str, Any]]) -> StepResult:
-    values = {each.name: row[each.name] for each in fields(StepResult) if each.name != "recorded"}
-    values |= {part: json.loads(row[part]) for part in _JSON if part != "records"}
-    values |= {"taken_from": row["taken_from"] or row["run"], "unseen": tuple(json.loads(row["unseen"]))}
+    parts = {each.name for each in fields(StepResult)} - {"recorded"}
+    values = {name: value for name, value in row.items() if name in parts and value is not None}
+    values |= {part: json.loads(values[part]) for part in _JSON if part in values}
+    values |= {"taken_from": row.get("taken_from") or row["run"], "unseen": tuple(values.get("unseen", ()))}
     known = json.loads(row["records"])
     return StepResult(**values, recorded=tuple(_record(each, known) for each in recorded))
 

@@ -217,7 +217,16 @@ class _Crew:
                 reminder.daemon = True
                 reminder.start()
 
-# %% ../../nbs/library/pipelines/16_run.ipynb #659457f4
+# %% ../../nbs/library/pipelines/16_run.ipynb #cc6a31be
+def _end_loop() -> None:
+    """End the event loop of this thread, and the threads that it keeps."""
+    from jupyter_core.utils import ensure_event_loop
+
+    loop = ensure_event_loop()
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+# %% ../../nbs/library/pipelines/16_run.ipynb #f88e2622
 class _Session:
     """A run under way."""
 
@@ -295,7 +304,10 @@ class _Session:
         with bound_contextvars(pipeline=self.run.pipeline, run=self.run.run, step=step.name):
             self.log.info("step started")
             watch = partial(self.observer.cell_started, step)
-            result, problem = run_step(self.workspace, self.run, step, self.before[step.name], watch, stop)
+            try:
+                result, problem = run_step(self.workspace, self.run, step, self.before[step.name], watch, stop)
+            finally:
+                _end_loop()
             self.log.info(f"step {result.status}", seconds=result.seconds, **({"error": result.error} if problem else {}))
             for name in undeclared_reads(step, result):
                 self.log.warning("undeclared read", table=name, do="name it under the step's `reads` in pipeline.yaml")
