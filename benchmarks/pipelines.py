@@ -145,7 +145,7 @@ def pages(folder, repeats):
 
 
 def overhead(folder, repeats):
-    """What the runner adds to a step beyond its cells: a pipeline of ten steps, minus the seconds of its cells."""
+    """What the runner adds to a step beyond its cells, in a pipeline of ten steps: within the step, and of the whole run."""
     steps = folder / "nbs" / "pipelines" / "ten"
     steps.mkdir(parents=True)
     (folder / "settings.ini").write_text("[workspace]\nname = bench\n")
@@ -154,23 +154,27 @@ def overhead(folder, repeats):
         notebook(steps / f"{name}.ipynb", IMPORTS, "print('here')")
     lines = [f"  - name: {name}\n    notebook: {name}.ipynb" for name in names]
     (steps / "pipeline.yaml").write_text("title: Ten steps\nsteps:\n" + "\n".join(lines) + "\n")
-    beyond = []
-    for _ in range(repeats + 1):
-        done = subprocess.run(
-            [sys.executable, "-m", "ml_notebooks", "run", "ten", "--force", "--json"],
-            cwd=folder,
-            check=True,
-            capture_output=True,
-        )
-        run = json.loads(done.stdout)
-        for step in run["steps"]:
-            cells = json.loads((folder / step["notebook"]).read_text())["cells"]
-            inside = sum(cell["metadata"]["papermill"]["duration"] or 0 for cell in cells)
-            beyond.append(step["seconds"] - inside)
-    later = beyond[10:]
-    print(
-        f"\nbeyond its cells a step takes {statistics.median(later):.3f} s (median of {len(later)}), slowest {max(later):.3f} s"
-    )
+    ten_steps(folder, 1)  # starts the warm parent
+    print("\n| beyond its cells a step takes | within the step, median s | of the whole run s |\n|---|---|---|")
+    for jobs in (1, 2):
+        runs = [ten_steps(folder, jobs) for _ in range(repeats)]
+        within = statistics.median(each for steps, _ in runs for each in steps)
+        print(f"| {jobs} at a time | {within:.3f} | {statistics.median(whole for _, whole in runs):.3f} |")
+
+
+def ten_steps(folder, jobs):
+    """Seconds beyond its cells of each step of a run, and of the whole run for each step."""
+    command = [sys.executable, "-m", "ml_notebooks", "run", "ten", "--force", "--json", "--jobs", str(jobs)]
+    run = json.loads(subprocess.run(command, cwd=folder, check=True, capture_output=True).stdout)
+    inside = [cell_seconds(folder / step["notebook"]) for step in run["steps"]]
+    beyond = [step["seconds"] - cells for step, cells in zip(run["steps"], inside, strict=True)]
+    return beyond, (run["seconds"] - sum(inside)) / len(inside)
+
+
+def cell_seconds(path):
+    """How long the cells of an executed notebook took."""
+    cells = json.loads(path.read_text())["cells"]
+    return sum(cell["metadata"]["papermill"]["duration"] or 0 for cell in cells)
 
 
 def main():
@@ -183,7 +187,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         starts(Path(folder), arguments.repeats)
         many(Path(folder), arguments.many)
-        overhead(Path(folder), 3)
+        overhead(Path(folder), arguments.repeats)
         pages(Path(folder), arguments.repeats)
 
 

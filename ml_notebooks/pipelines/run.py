@@ -226,7 +226,7 @@ def _end_loop() -> None:
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
 
-# %% ../../nbs/library/pipelines/16_run.ipynb #f88e2622
+# %% ../../nbs/library/pipelines/16_run.ipynb #864d5b34
 class _Session:
     """A run under way."""
 
@@ -255,18 +255,19 @@ class _Session:
 
     def steps(self) -> BaseException | None:
         """Give each step its turn and return what ended the run early."""
-        wanted, waiting = needs(self.pipeline), list(self.pipeline.steps)
+        wanted, waiting, noted = needs(self.pipeline), list(self.pipeline.steps), 0
         problem: BaseException | None = None
         try:
             while True:
                 problem = problem or self.begin_steps(wanted, waiting)
                 if not self.crew.busy:
                     break
+                if problem is None and len(self.run.steps) > noted:  # while the next steps are at work
+                    write_run(self.wh, replace(self.run, seconds=self.run.finished("running").seconds))
+                    noted = len(self.run.steps)
                 result, found = self.crew.next()
                 problem = found if problem is None or isinstance(found, KeyboardInterrupt) else problem
                 self.finish(result)
-                if problem is None:
-                    write_run(self.wh, replace(self.run, seconds=self.run.finished("running").seconds))
         finally:
             self.crew.pool.shutdown()
         self.conclude(problem)
