@@ -28,7 +28,7 @@ test: $(VENV)/.test  ## run every test and every library notebook; coverage unde
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=xml
 
 soak: $(VENV)/.test  ## run the long versions of the fault and concurrency tests
-	SOAK=1 $(BIN)/python -m pytest
+	SOAK=1 $(BIN)/python -m pytest -m soak -n 2 --dist loadfile tests
 
 check: $(VENV)/.test  ## clean, export and README change nothing; then lint
 	$(BIN)/python tools/sync.py

@@ -1,6 +1,5 @@
 """A step is left out only where running it would change nothing: held against a model, under random changes."""
 
-import os
 import random
 import shutil
 import socket
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from support.soak import SOAK, soak
 
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import BadPipeline, GateFailed, StepFailed
@@ -18,7 +18,7 @@ from ml_notebooks.pipelines.run import prepare, run_pipeline
 from ml_notebooks.workspace import find_workspace
 
 OPEN = "from ml_notebooks.data.warehouse import open_warehouse\nfrom ml_notebooks.pipelines.record import record\nwh = open_warehouse()"
-CHANGES = 150 if os.environ.get("SOAK") else 8
+CHANGES = 150 if SOAK else 8
 
 
 class Shop:
@@ -123,6 +123,7 @@ def change(shop: Shop, what: str, chance: random.Random) -> set[str]:
     return set()
 
 
+@soak
 def test_no_change_is_missed_and_no_step_runs_in_vain(shop, monkeypatch):
     import site
 

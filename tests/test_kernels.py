@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from jupyter_client.manager import start_new_kernel
+from support.soak import SOAK, soak
 
 from ml_notebooks.pipelines import kernels
 from ml_notebooks.pipelines.engine import execute
@@ -465,7 +466,8 @@ def test_a_folder_that_is_not_ours_alone_is_refused(tmp_path, monkeypatch):
 # Many
 
 
-@pytest.mark.parametrize("count", [200 if os.environ.get("SOAK") else 12])
+@soak
+@pytest.mark.parametrize("count", [200 if SOAK else 12])
 def test_many_notebooks_leak_nothing_and_the_parent_stays_as_it_is(folder, count):
     cells = (
         "import os, random, numpy; print(os.environ['MARK'], random.random(), numpy.random.random(), 'mark' in dir())",

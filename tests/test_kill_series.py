@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from support.soak import SOAK, soak
 
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.pipelines.kernels import parents, stop_parents
@@ -22,7 +23,7 @@ from ml_notebooks.workspace import find_workspace
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="warm kernels need Linux")
 
-ROUNDS = 25 if os.environ.get("SOAK") == "1" else 1  # for each victim
+ROUNDS = 25 if SOAK else 1  # for each victim
 PATIENCE = 120  # seconds
 STEPS = ["publish", "derive", "count"]
 ROWS = 200_000
@@ -196,6 +197,7 @@ def kill(victim, process):
 STATUSES = {"runner": (-signal.SIGKILL, 0), "kernel": (1, 0), "parent": (0,), "machine": (-signal.SIGKILL, 0)}
 
 
+@soak
 @pytest.mark.parametrize("number", range(ROUNDS))
 @pytest.mark.parametrize("victim", STATUSES)
 def test_what_is_killed_leaves_whole_tables_and_is_resumed(series, mlnb, victim, number):

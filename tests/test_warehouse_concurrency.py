@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import pytest
 from support import load
 from support.processes import start
+from support.soak import SOAK, soak
 from support.workspaces import make_workspace
 
 from ml_notebooks.data.catalog import catalog_file
@@ -21,8 +22,9 @@ def workspace(tmp_path):
     return make_workspace(tmp_path / "workspace", lock_timeout=100)
 
 
+@soak
 def test_writers_lose_and_double_nothing_and_readers_see_whole_states(workspace):
-    rounds = 4
+    rounds = 60 if SOAK else 4
     with open_warehouse(workspace) as wh:
         load.prepare(wh, WRITERS)
     with ExitStack() as stack:

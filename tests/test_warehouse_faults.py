@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from support import writers
 from support.processes import start
+from support.soak import SOAK, soak
 from support.workspaces import fill, make_workspace, small_disk
 
 from ml_notebooks.data.lock import write_lock
@@ -29,7 +30,6 @@ from ml_notebooks.errors import (
     WarehouseUnavailable,
 )
 
-SOAK = os.environ.get("SOAK") == "1"
 KILLS = 17 if SOAK else 2  # at each of six places
 ASIDE = "SELECT range AS n, hash(range) AS h FROM range(5000)"
 SUM = "SELECT count(*), bit_xor(hash(a)) FROM ({}) AS a"
@@ -73,6 +73,7 @@ def whole_round(workspace, acknowledged, in_flight):
     return found
 
 
+@soak
 @pytest.mark.parametrize("place", ["opened", "loading", "committing"])
 def test_a_killed_writer_leaves_the_last_round_or_the_one_in_flight(workspace, place):
     chance = random.Random(place)
@@ -97,6 +98,7 @@ def test_a_killed_writer_leaves_the_last_round_or_the_one_in_flight(workspace, p
         acknowledged = whole_round(workspace, acknowledged, acknowledged + 1)
 
 
+@soak
 def test_a_writer_killed_before_its_turn_leaves_nothing(workspace):
     first_round(workspace)
     lock = workspace.path("data/warehouse.lock")
@@ -107,6 +109,7 @@ def test_a_writer_killed_before_its_turn_leaves_nothing(workspace):
         assert whole_round(workspace, 1, 1) == 1
 
 
+@soak
 def test_a_writer_killed_while_it_computes_holds_nobody_up(workspace):
     first_round(workspace)
     with open_warehouse(workspace) as wh:
@@ -315,6 +318,7 @@ def test_a_half_made_catalogue_is_made_anew(workspace, leftover):
     assert not half.exists()
 
 
+@soak
 def test_a_catalogue_whose_making_was_killed_is_made_anew(workspace):
     for wait in [random.Random(n).uniform(0, 0.4) for n in range(KILLS)]:
         with start(writers.hold_lock, workspace.root) as writer:

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 from support.packaging import ROOT, build_wheel, copy_sources
+from support.soak import SOAK, soak
 
 STEPS = ["ingest", "validate", "features", "train", "evaluate", "register", "score", "monitor"]
 
 pytestmark = [
     pytest.mark.pipeline,
-    pytest.mark.skipif(
-        os.environ.get("SOAK") != "1",
-        reason="installs every dependency anew and runs flights, about 5 minutes: `make soak` does",
-    ),
+    soak,
+    pytest.mark.skipif(not SOAK, reason="installs every dependency anew and runs flights, about 5 minutes: `make soak` does"),
 ]
 
 
