@@ -5,38 +5,26 @@
 # %% auto #0
 __all__ = ['Mode', 'Warehouse', 'open_warehouse']
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #f253aaf9
+# %% ../../nbs/library/data/07_warehouse.ipynb #082be9d8
 import json
 import os
 import socket
-import sqlite3
 import time
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 import duckdb
 
-from ml_notebooks.data.catalog import (
-    SCHEMAS,
-    attach_statement,
-    catalog_file,
-    catalog_name,
-    check_table_name,
-    exists,
-    is_remote,
-    make_sqlite_catalog,
-    prepare_statements,
-    quote,
-)
+from .catalog import catalog_file, catalog_name, check_table_name, is_remote, quote
+from .connection import connect, lock_file
 from .inspection import snapshot_frame, table_frame, table_names, table_versions
-from .lock import Presence, write_lock
-from .messages import explain_open, explain_query, explain_write
+from .lock import write_lock
+from .messages import explain_query, explain_write
 from .queries import Reading, check_query, what_is_read
-from .staging import Data, mark, stage
+from .staging import Data, stage
 from ml_notebooks.errors import (
     BadData,
     MLNotebooksError,
@@ -51,7 +39,7 @@ from ..workspace import Workspace, find_workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #9a47e6ee
+# %% ../../nbs/library/data/07_warehouse.ipynb #72992678
 Mode = Literal["replace", "append", "upsert"]
 
 
@@ -63,7 +51,7 @@ class Warehouse:
 
     def __init__(self, workspace: Workspace, read_only: bool = False, snapshot: int | None = None):
         self.workspace, self.read_only, self.snapshot = workspace, read_only or snapshot is not None, snapshot
-        self._connection, self._presence = _connect(workspace, self.read_only, snapshot)
+        self._connection, self._presence = connect(workspace, self.read_only, snapshot)
         self._writing, self._pid = False, os.getpid()
         self._failed: BaseException | None = None  # what went wrong inside the transaction that is open
         self._changed: set[str] = set()  # the tables that it writes
@@ -160,96 +148,6 @@ def _tell(wh: Warehouse, reading: Reading) -> None:
         tell_file(path)
     for what in reading.unseen:
         tell_unseen(what)
-
-# %% ../../nbs/library/data/07_warehouse.ipynb #f8ef456e
-def _lock(workspace: Workspace) -> Path:
-    return workspace.path(workspace.settings.workspace.data) / "warehouse.lock"
-
-
-warnings.filterwarnings("ignore", message="The inplace keyword in DataFrame.drop", category=DeprecationWarning)
-
-
-def _new_connection(workspace: Workspace) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect(config={"allow_unsigned_extensions": "false"})
-    for statement in prepare_statements(workspace):
-        connection.execute(statement)
-    with suppress(duckdb.InvalidInputException):  # in Jupyter without ipywidgets there is no bar, and it cannot be switched off
-        connection.execute("SET enable_progress_bar = false")
-    mark(connection)
-    return connection
-
-# %% ../../nbs/library/data/07_warehouse.ipynb #d23d144d
-def _connect(
-    workspace: Workspace, read_only: bool, snapshot: int | None
-) -> tuple[duckdb.DuckDBPyConnection, Presence | None]:
-    with ExitStack() as undo:
-        try:
-            presence = _enter(workspace, read_only)
-            if presence:
-                undo.callback(presence.leave)
-            connection = _new_connection(workspace)
-            undo.callback(connection.close)
-            _attach(connection, workspace, read_only, snapshot)
-            if presence:
-                presence.settle()
-        except MLNotebooksError:
-            raise
-        except (duckdb.Error, sqlite3.Error, OSError) as error:
-            raise explain_open(error, workspace) from error
-        undo.pop_all()
-    return connection, presence
-
-
-def _enter(workspace: Workspace, read_only: bool) -> Presence | None:
-    if not exists(workspace):
-        if read_only:
-            return None
-        _create(workspace)
-    file = catalog_file(workspace)
-    return None if file is None else Presence(file)
-
-
-def _attach(connection: duckdb.DuckDBPyConnection, workspace: Workspace, read_only: bool, snapshot: int | None) -> None:
-    statement = attach_statement(workspace, read_only, snapshot)
-    if read_only and not exists(workspace):
-        statement = f"ATTACH 'ducklake::memory:' AS lake (DATA_PATH {quote(workspace.path('data'))})"  # nothing is written into it
-    try:
-        connection.execute(statement)
-    except duckdb.InvalidInputException as error:
-        if catalog_file(workspace) or "does not exist" not in str(error):
-            raise
-        _create(workspace)
-        connection.execute(statement)
-    connection.execute("USE lake")
-
-# %% ../../nbs/library/data/07_warehouse.ipynb #94eeac2f
-def _create(workspace: Workspace) -> None:
-    settings = workspace.settings.warehouse
-    with write_lock(_lock(workspace), settings.lock_timeout):
-        if not is_remote(settings):
-            workspace.path(settings.data_path).mkdir(parents=True, exist_ok=True)
-        if final := catalog_file(workspace):
-            if final.exists():
-                return
-            make_sqlite_catalog(final.with_name(final.name + ".new"))
-        _create_schemas(workspace)
-
-# %% ../../nbs/library/data/07_warehouse.ipynb #200d0471
-def _create_schemas(workspace: Workspace) -> None:
-    final, statement = catalog_file(workspace), attach_statement(workspace, create=True)
-    if final:
-        statement = statement.replace(quote(f"ducklake:sqlite:{final}"), quote(f"ducklake:sqlite:{final}.new"))
-    connection = _new_connection(workspace)
-    try:
-        connection.execute(statement)
-        for schema in SCHEMAS:
-            connection.execute(f"CREATE SCHEMA IF NOT EXISTS lake.{schema}")
-        connection.execute("CALL lake.set_option('data_inlining_row_limit', 0, schema => 'features')")  # wide tables
-        connection.execute("USE memory; DETACH lake")
-    finally:
-        connection.close()
-    if final:
-        final.with_name(final.name + ".new").replace(final)
 
 # %% ../../nbs/library/data/07_warehouse.ipynb #e471f8be
 def open_warehouse(
@@ -351,7 +249,7 @@ def _newest(connection: duckdb.DuckDBPyConnection) -> int:
     query = "SELECT coalesce((FROM lake.last_committed_snapshot()), (FROM lake.current_snapshot()))"
     return int(connection.execute(query).fetchall()[0][0])
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #a1abe353
+# %% ../../nbs/library/data/07_warehouse.ipynb #a0cd82d8
 @contextmanager
 def _transaction(wh: Warehouse, message: str, what: str = "the transaction") -> Iterator[None]:
     if wh.read_only:
@@ -361,7 +259,7 @@ def _transaction(wh: Warehouse, message: str, what: str = "the transaction") -> 
         with _joined(wh):
             yield
         return
-    with write_lock(_lock(wh.workspace), wh.workspace.settings.warehouse.lock_timeout):
+    with write_lock(lock_file(wh.workspace), wh.workspace.settings.warehouse.lock_timeout):
         wh._connection.execute("BEGIN")
         wh._writing, wh._failed, wh._changed, began = True, None, set(), time.time()
         try:
