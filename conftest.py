@@ -56,6 +56,13 @@ def is_skipped(cell, marks):
     return told or bool(SKIP_TAGS & set(cell["metadata"].get("tags", []))) or "nbdev_export(" in "".join(cell["source"])
 
 
+def whole_segment(source, node):
+    """The text of a statement, decorators included."""
+    decorators = getattr(node, "decorator_list", [])
+    first = min([node.lineno, *(each.lineno for each in decorators)])
+    return "\n".join(source.splitlines()[first - 1 : node.end_lineno])
+
+
 def display_last(tree):
     """Turn a last bare expression into a call of repr, as a notebook would show it."""
     if tree.body and isinstance(tree.body[-1], ast.Expr):
@@ -138,7 +145,7 @@ class NotebookTest(pytest.Item):
         for node in ast.parse(source).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 continue
-            if (ast.get_source_segment(source, node) or "") not in text:
+            if whole_segment(source, node) not in text:
                 raise CellError(f"{self.path.relative_to(ROOT)} cell {number} is not what {shipped.__name__} ships: run `make export`.")
 
     def repr_failure(self, excinfo, style=None):

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    from .pipelines.ledger import Run
+    from .pipelines.run import Observer
     from .workspace import Workspace
 
 app = typer.Typer(
@@ -83,7 +85,7 @@ def run(
 ) -> None:
     """Run a pipeline's notebooks, each after those that it needs; a step whose last result still stands is not run again."""
     from .pipelines.plan import Choice
-    from .pipelines.run import Silent, run_pipeline
+    from .pipelines.run import run_pipeline
     from .pipelines.spec import load_pipeline, scheduled_parameters
     from .terminal import observer
 
@@ -93,9 +95,8 @@ def run(
     if why:
         print_plan(name, given, choice, json)
         return
-    run = run_pipeline(workspace, name, given, Silent() if json else observer(workspace), jobs, choice, patient=scheduled)
+    run = run_pipeline(workspace, name, given, json_observer() if json else observer(workspace), jobs, choice, patient=scheduled)
     if json:
-        print_run(run.run)
         return
     report = Path(os.path.relpath(workspace.path(run.report) / "index.html"))
     print(f"Report: {report}")
@@ -222,13 +223,28 @@ def graph(
     print_rows(graph_rows(pipeline), columns if json else columns[:3], json)
 
 
+def json_observer() -> "Observer":
+    """An observer that prints a run as JSON when it has ended, however it did."""
+    from .pipelines.run import Silent
+
+    class AtTheEnd(Silent):
+        """Says nothing before."""
+
+        def run_finished(self, run: "Run") -> None:
+            """Print the run."""
+            print_run(run.run)
+
+    return AtTheEnd()
+
+
 def print_run(name: str) -> None:
     """Print a run as JSON: what `mlnb runs --json` says of it, and its steps."""
     from .pipelines.ledger import read_runs, read_steps
     from .terminal import print_json
 
     with reading() as wh:
-        print_json(next(run | {"steps": read_steps(wh, name)} for run in read_runs(wh) if run["run"] == name))
+        for run in (run for run in read_runs(wh) if run["run"] == name):  # none, where the ledger could not be written
+            print_json(run | {"steps": read_steps(wh, name)})
 
 
 def split_parameters(texts: list[str]) -> dict[str, str]:
@@ -257,12 +273,26 @@ def sql(
         source = wh if at is None else wh.at(at)
         relation = source.sql(query)
         try:
-            rows = (relation if json else relation.limit(limit + 1)).to_arrow_table().to_pylist()
+            found = (relation if json else relation.limit(limit + 1)).to_arrow_table()
+            rows = found.rename_columns(columns := told_apart(relation.columns)).to_pylist()
         except duckdb.Error as error:
             raise explain_query(error, wh.workspace, query, source.names, at) from error
-        print_rows(rows if json else rows[:limit], relation.columns, json, empty=NO_TABLES if SHOW_TABLES.fullmatch(query) else "No rows.")
+        print_rows(rows if json else rows[:limit], columns, json, empty=NO_TABLES if SHOW_TABLES.fullmatch(query) else "No rows.")
     if not json and len(rows) > limit:
         print(f"… and more: --limit {limit * 10} shows more of them")
+
+
+def told_apart(names: list[str]) -> list[str]:
+    """The names of columns, the second of one name numbered: `n`, `n_1`."""
+    seen: dict[str, int] = {}
+    found: list[str] = []
+    for name in names:
+        number = seen.get(name, 0)
+        while (told := f"{name}_{number}" if number else name) in found or (number and told in names):
+            number += 1
+        seen[name] = number + 1
+        found.append(told)
+    return found
 
 
 @app.command()

@@ -80,7 +80,9 @@ def settings(workspace: Workspace) -> Iterator[Finding]:
     hidden = list(secret_values(workspace.settings))
     for section in section_models():
         values = dict(getattr(workspace.settings, section))
-        yield Finding(f"[{section}]", "ok", ", ".join(f"{key} = {redact(str(value), hidden)}" for key, value in values.items() if value is not None))
+        given = [f"{key} = {redact(str(value), hidden)}" for key, value in values.items() if value is not None]
+        open_keys = [key for key, value in values.items() if value is None]
+        yield Finding(f"[{section}]", "ok", ", ".join(given) + (f"; not set: {', '.join(open_keys)}" if open_keys else ""))
 
 
 def guarded(check: Callable[[Workspace], Finding], workspace: Workspace) -> Finding:

@@ -357,7 +357,7 @@ class BadNotebook(MLNotebooksError, ValueError):
     def __init__(self, path: str, reason: str):
         super().__init__(f"`{path}` is not a notebook.", reason, "Open it in JupyterLab, or restore it from git.")
 
-# %% ../nbs/library/01_errors.ipynb #62ce749d
+# %% ../nbs/library/01_errors.ipynb #178c0253
 class BadParametersCell(MLNotebooksError, ValueError):
     """A parameters cell holds more than assignments of plain values."""
 
@@ -386,7 +386,9 @@ class UnknownParameter(MLNotebooksError, KeyError):
         super().__init__(
             f"There is no parameter `{name}` in {where}.",
             did_you_mean(name, known),
-            f"It declares {', '.join(f'`{name}`' for name in known)}." if known else "It declares none.",
+            f"It declares {', '.join(f'`{name}`' for name in known)}: give one of these, or declare `{name}` in the cell with the tag `parameters`."
+            if known
+            else f"It declares none: give a notebook a cell with the tag `parameters` that sets `{name}`.",
         )
 
 

@@ -7,10 +7,10 @@ __all__ = ['Layer', 'RESERVED', 'Section', 'WorkspaceSettings', 'WarehouseSettin
            'KernelSettings', 'LogSettings', 'DashboardSettings', 'Settings', 'section_models', 'chosen_profile',
            'load_settings', 'secret_values']
 
-# %% ../nbs/library/02_settings.ipynb #19be4ab0
+# %% ../nbs/library/02_settings.ipynb #1d83c146
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from configparser import (
     ConfigParser,
     DuplicateOptionError,
@@ -239,7 +239,7 @@ def _refuse_secrets(place: str, named: str, section: str, key: str, value: str) 
         return
     raise SettingsError(place, named, f"{found} in a file that git keeps", f"{variable} in .env or the environment")
 
-# %% ../nbs/library/02_settings.ipynb #8a35adc7
+# %% ../nbs/library/02_settings.ipynb #dac174b0
 RESERVED = {"MLNB_PROFILE", "MLNB_HOME", "MLNB_PIPELINE", "MLNB_RUN_ID", "MLNB_STEP", "MLNB_LINEAGE"}  # not settings, but ours
 
 
@@ -247,8 +247,14 @@ def _check_names(names: Mapping[str, str | None], where: str) -> None:
     known = {f"MLNB_{section}__{key}".upper() for section, model in section_models().items() for key in model.model_fields}
     for name, value in names.items():
         if name.upper().startswith("MLNB_") and name.upper() not in known | RESERVED:
-            found, allowed = f"an unknown name {_with_value(name, value)}", "MLNB_<SECTION>__<KEY>, as `mlnb doctor` lists them"
-            raise SettingsError(where, name.upper(), found, allowed, did_you_mean(name.upper(), known))
+            found = f"an unknown name {_with_value(name, value)}"
+            raise SettingsError(where, name.upper(), found, _names_like(name.upper(), known), did_you_mean(name.upper(), known))
+
+
+def _names_like(name: str, known: Iterable[str]) -> str:
+    """The names of the section that a name seems to mean; of every section, where it means none."""
+    names = [each for each in known if each.startswith(name.partition("__")[0] + "__")]
+    return ", ".join(sorted(names or known))
 
 # %% ../nbs/library/02_settings.ipynb #ca3a541b
 def _origin(section: str, key: str, root: Path) -> str:

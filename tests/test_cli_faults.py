@@ -128,3 +128,34 @@ def test_runs_of_a_pipeline_that_is_gone_are_still_shown(small, mlnb):
     [run] = json.loads(mlnb("runs", "older", "--json", cwd=small).stdout)
     assert run["pipeline"] == "older"
     assert_said(mlnb("runs", "oldre", cwd=small), "Did you mean `older`?")
+
+
+# JSON that leaves nothing out
+
+
+def test_a_run_that_fails_is_printed_as_json_too(small, mlnb):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
+    nbformat.write(notebook, small / "nbs" / "pipelines" / "small" / "only.ipynb")
+    (small / "nbs" / "pipelines" / "small" / "pipeline.yaml").write_text("title: One step\nsteps:\n  - {name: only, notebook: only.ipynb}\n")
+    process = mlnb("run", "small", "--json", cwd=small)
+    run = json.loads(process.stdout)
+    assert process.returncode == 1 and "mlnb: Step `only` failed in cell 1." in process.stderr
+    assert (run["status"], [step["status"] for step in run["steps"]]) == ("failed", ["failed"])
+
+
+@pytest.mark.parametrize(
+    ("query", "row"),
+    [
+        ("SELECT 1 AS a, 2 AS a", {"a": 1, "a_1": 2}),
+        ("SELECT 1 AS a, 2 AS a, 3 AS a_1", {"a": 1, "a_2": 2, "a_1": 3}),
+    ],
+)
+def test_columns_of_one_name_are_all_there(small, mlnb, query, row):
+    assert json.loads(mlnb("sql", query, "--json", cwd=small).stdout) == [row]
+    header, *_ = mlnb("sql", query, cwd=small).stdout.splitlines()
+    assert header.split() == list(row)
+
+
+def test_doctor_names_what_is_not_set(small, mlnb):
+    found = {row["what"]: row["found"] for row in json.loads(mlnb("doctor", "--json", cwd=small).stdout)}
+    assert "not set:" in found["[warehouse]"] and "password" in found["[warehouse]"].partition("not set:")[2]

@@ -13,6 +13,11 @@ NOTEBOOKS = Path(__file__).parents[1] / "nbs"
 GUIDES = sorted((NOTEBOOKS / "guides").glob("*.ipynb"))
 
 
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("pipelines/flights/*.ipynb")) + GUIDES, ids=lambda path: path.stem)
+def test_outputs_are_compared_in_every_notebook(path):
+    assert "nbval-check-output" in path.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("path", [NOTEBOOKS / "index.ipynb", *GUIDES], ids=lambda path: path.stem)
 def test_committed_outputs_are_what_the_notebook_gives(path, tmp_path):
     folder = tmp_path / "demo"

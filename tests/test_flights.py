@@ -1,4 +1,4 @@
-"""The flights pipeline, end to end, on all its rows, as a user runs it."""
+"""The flights pipeline, end to end, on all its rows; OpenMP has one thread, since another test runs beside it."""
 
 import json
 import os
@@ -9,6 +9,11 @@ from pathlib import Path
 import nbformat
 import pytest
 from support.committed import compare_with_executed
+
+from ml_notebooks.dashboards.overview import last_run_html
+from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.pipelines.graph import COLOURS
+from ml_notebooks.workspace import find_workspace
 
 STEPS = ["ingest", "validate", "features", "train", "evaluate", "register", "score", "monitor"]
 NOTEBOOKS = Path(__file__).parents[1] / "nbs" / "pipelines" / "flights"
@@ -28,6 +33,8 @@ def test_every_step_succeeded_and_says_what_comes_next(flights):
     _, process = flights
     for step in STEPS:
         assert re.search(rf"^{step} +succeeded +\d+", process.stdout, re.MULTILINE)
+    assert re.search(r"^evaluate .*roc_auc_october 0\.7", process.stdout, re.MULTILINE)
+    assert re.search(r"^Report: reports/flights/\S+/index.html$", process.stdout, re.MULTILINE)
     assert "mlnb dashboard" in process.stdout and "jupyter lab" in process.stdout
     assert all("[info " in line for line in process.stderr.splitlines())
 
@@ -157,5 +164,7 @@ def test_where_nothing_changed_nothing_is_executed(flights, mlnb, tmp_path):
     run = json.loads(process.stdout)
     assert {step["status"] for step in run["steps"]} == {"cached"}, process.stderr
     assert run["records"]["roc_auc_october"] > 0.7 and "kernels.log" not in os.listdir(folder / run["report"])
+    with open_warehouse(find_workspace(folder), read_only=True) as wh:
+        assert last_run_html(wh).count(COLOURS["cached"]) == 8
     page = (folder / run["report"] / "index.html").read_text()
     assert "Nothing, since" in page and 'href="08_monitor.html#cell-' in page

@@ -1,6 +1,7 @@
 """What the wheel holds, built from the source distribution, and that it lays out a workspace by itself."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -89,8 +90,23 @@ def test_wheel_leaves_out(names, word):
     assert [name for name in names if word in name] == []
 
 
-def test_editable_install_copies_nothing_into_the_sources():
-    assert not (ROOT / "ml_notebooks" / "_workspace").exists()
+def test_building_copies_nothing_into_the_sources(wheel, source):
+    assert not (source / "ml_notebooks" / "_workspace").exists()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="`make` is not installed")
+def test_a_second_make_run_installs_nothing_until_what_is_asked_for_changes(source, tmp_path):
+    for name in ("pyproject.toml", "setup.py", "constraints.txt"):
+        shutil.copy(source / name, tmp_path)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("bin/python", ".pip", ".run"):
+        (tmp_path / ".venv" / name).touch()
+    dry = ["make", "--no-print-directory", "-n", "run"]
+    assert subprocess.check_output(dry, cwd=tmp_path, text=True).splitlines() == [".venv/bin/mlnb run flights"]
+    later = (tmp_path / ".venv" / ".run").stat().st_mtime + 1
+    os.utime(tmp_path / "constraints.txt", (later, later))
+    assert "pip install" in subprocess.check_output(dry, cwd=tmp_path, text=True)
 
 
 def test_installed_wheel_lays_out_a_workspace(installed, tmp_path):

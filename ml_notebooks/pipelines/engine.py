@@ -26,8 +26,8 @@ from traitlets.config import Config
 
 from ..logs import redact
 
-# %% ../../nbs/library/pipelines/12_engine.ipynb #e373246a
-CellStarted = Callable[[int, int], None]  # called with the number of the cell and of all cells
+# %% ../../nbs/library/pipelines/12_engine.ipynb #234d97ee
+CellStarted = Callable[[int, int], None]  # called with the number of the code cell that begins, and how many there are
 
 
 class _Manager(NotebookExecutionManager):
@@ -44,9 +44,9 @@ class _Manager(NotebookExecutionManager):
         self.last_save_time = self.now()
 
     def cell_start(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
-        """Tell the caller, then do what papermill does."""
-        if self.on_cell is not None and cell_index is not None:
-            self.on_cell(cell_index + 1, len(self.nb.cells))
+        """Tell the caller of a code cell, then do what papermill does."""
+        if self.on_cell is not None and cell_index is not None and cell.cell_type == "code":
+            self.on_cell(_code_cells(self.nb.cells[: cell_index + 1]), _code_cells(self.nb.cells))
         super().cell_start(cell, cell_index, **kwargs)
 
     def cell_complete(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
@@ -54,6 +54,10 @@ class _Manager(NotebookExecutionManager):
         if (peak := peak_memory(self.kernel)) is not None:
             self.nb.metadata["mlnb"] = {"peak_memory": peak}
         super().cell_complete(cell, cell_index, **kwargs)
+
+
+def _code_cells(cells: list[Any]) -> int:
+    return sum(cell.cell_type == "code" for cell in cells)
 
 
 def peak_memory(process: int) -> float | None:

@@ -132,12 +132,12 @@ class _Attempt:
         self.stop.send(signal.SIGINT, self.step.name)
         threading.Timer(PATIENCE, self.stop.send, [signal.SIGKILL, self.step.name]).start()
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #c0547b0c
+# %% ../../nbs/library/pipelines/15_step.ipynb #33690fb8
 def _explain(error: Exception, attempt: _Attempt) -> MLNotebooksError:
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    step, notebook, cell = attempt.step, attempt.relative, _code_cell(attempt.output, attempt.cell)
+    step, notebook, cell = attempt.step, attempt.relative, attempt.cell
     if attempt.late:
         reason = f"It took longer than its `timeout` of {step.timeout:g} s in pipeline.yaml."
         return StepFailed(step.name, cell, reason, notebook)
@@ -152,15 +152,6 @@ def _explain(error: Exception, attempt: _Attempt) -> MLNotebooksError:
         return DiskFull(f"The notebook of step `{step.name}`", str(error))
     reason = redact(f"{type(error).__name__}: {error}", secret_values(attempt.workspace.settings))
     return StepFailed(step.name, cell, reason, notebook)
-
-
-def _code_cell(output: Path, cell: int) -> int:
-    """How many of an executed notebook's first `cell` cells are code: the number in brackets beside it in Jupyter."""
-    import nbformat
-
-    if not output.exists():
-        return 0
-    return sum(each.cell_type == "code" for each in nbformat.read(output, as_version=4).cells[:cell])
 
 # %% ../../nbs/library/pipelines/15_step.ipynb #c026be69
 def check_gates(step: Step, records: Mapping[str, Value]) -> None:
