@@ -212,13 +212,15 @@ def graph(
     name: Annotated[str, typer.Argument(help="A pipeline: a folder in nbs/pipelines.")],
     json: Json = False,
 ) -> None:
-    """Show which step of a pipeline waits for which."""
-    from .pipelines.graph import check_graph, graph_rows
+    """Draw which step of a pipeline waits for which."""
+    from .pipelines.graph import check_graph, graph_rows, graph_text
     from .pipelines.spec import load_pipeline
     from .terminal import print_rows
 
     pipeline = load_pipeline(find(), name)
     check_graph(pipeline)
+    if not json:
+        print(graph_text(pipeline), end="\n\n")
     columns = ["stage", "step", "waits for", "reads", "writes"]
     print_rows(graph_rows(pipeline), columns if json else columns[:3], json)
 

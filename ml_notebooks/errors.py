@@ -402,7 +402,7 @@ class BadParameter(MLNotebooksError, TypeError):
             "Nothing was run: give a value of that type.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #da4c347b
+# %% ../nbs/library/01_errors.ipynb #f02b1039
 class NotRecordable(MLNotebooksError, TypeError):
     """A value that is to be recorded is not a figure."""
 
@@ -433,9 +433,9 @@ class UndeclaredWrite(MLNotebooksError, PermissionError):
 class StepFailed(MLNotebooksError, RuntimeError):
     """A cell of a step raised an error."""
 
-    def __init__(self, step: str, cell: int, error: str, notebook: str):
+    def __init__(self, step: str, cell: int, error: str, notebook: str, line: int = 0):
         self.step, self.cell = step, cell
-        where = f"in cell {cell}" if cell else "before its first cell"
+        where = f"in cell {cell}{f', line {line}' if line else ''}" if cell else "before its first cell"
         super().__init__(
             f"Step `{step}` failed {where}.", error.rstrip(".") + ".", f"The cells up to there are kept in {notebook}."
         )

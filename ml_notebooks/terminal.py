@@ -144,6 +144,8 @@ class Summary:
         rows = [{"step": s.step, "status": s.status, "seconds": s.seconds, "recorded": recorded(s)} for s in run.steps]
         print_rows(rows, columns, as_json=False)
         print(f"{run.status} after {run.seconds:.0f} s", flush=True)
+        if run.status == "failed":
+            print(f"Report: {run.report}/index.html", flush=True)
 
 
 class LiveDisplay:
@@ -174,6 +176,8 @@ class LiveDisplay:
         """Draw a last time."""
         self.live.stop()
         self.console.print(f"[{STYLES[run.status]}]{run.status}[/] after {run.seconds:.0f} s")
+        if run.status == "failed":
+            self.console.print(Text(f"Report: {run.report}/index.html"))
 
     def table(self) -> Table:
         """The table as it is now."""

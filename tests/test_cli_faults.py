@@ -139,7 +139,7 @@ def test_a_run_that_fails_is_printed_as_json_too(small, mlnb):
     (small / "nbs" / "pipelines" / "small" / "pipeline.yaml").write_text("title: One step\nsteps:\n  - {name: only, notebook: only.ipynb}\n")
     process = mlnb("run", "small", "--json", cwd=small)
     run = json.loads(process.stdout)
-    assert process.returncode == 1 and "mlnb: Step `only` failed in cell 1." in process.stderr
+    assert process.returncode == 1 and "mlnb: Step `only` failed in cell 1, line 1." in process.stderr
     assert (run["status"], [step["status"] for step in run["steps"]]) == ("failed", ["failed"])
 
 

@@ -124,7 +124,28 @@ steps:
         (2, "train", "ingest"),
         (3, "score", "train"),
     ]
-    assert "waits for" in mlnb("graph", "small", cwd=workspace).stdout
+    shown = mlnb("graph", "small", cwd=workspace).stdout
+    assert shown.startswith("ingest → train → score\n") and "waits for" in shown
+
+
+def test_steps_that_share_a_notebook_do_not_share_what_they_leave(workspace, mlnb):
+    text = """title: One notebook twice
+steps:
+  - {name: first, notebook: load.ipynb, writes: [raw.first], parameters: {name: first}}
+  - {name: second, notebook: load.ipynb, writes: [raw.second, raw.never], parameters: {name: second}}
+"""
+    folder = write(workspace, text)
+    load = "from ml_notebooks.data.warehouse import open_warehouse\nopen_warehouse().publish(f'raw.{name}', f\"SELECT '{name}' AS name\")"
+    cells = [nbformat.v4.new_code_cell("name: str = ''", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(load)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "load.ipynb")
+    process = mlnb("run", "small", "--jobs", "2", "--json", cwd=workspace)
+    steps = json.loads(process.stdout)["steps"]
+    assert {step["step"]: list(step["outputs"]) for step in steps} == {"first": ["raw.first"], "second": ["raw.second"]}
+    assert sorted(step["notebook"].rpartition("/")[2] for step in steps) == ["load.first.ipynb", "load.second.ipynb"]
+    assert all((workspace / step["notebook"]).with_suffix(".html").exists() for step in steps)
+    assert "declared but not written" in process.stderr and "raw.never" in process.stderr
+    again = json.loads(mlnb("run", "small", "--json", cwd=workspace).stdout)
+    assert {step["status"] for step in again["steps"]} == {"cached"}
 
 
 def test_a_second_interrupt_kills_a_step_that_does_not_listen(workspace):

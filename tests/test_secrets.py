@@ -124,12 +124,14 @@ def test_a_saved_notebook_holds_no_secret(secret, tmp_path):
 
 
 LEAK = """
-import base64, os, urllib.parse
+import base64, os, sys, urllib.parse
 import pandas as pd
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.logs import get_logger
 from ml_notebooks.pipelines.record import record
 secret = os.environ["MLNB_WAREHOUSE__S3_SECRET"]
+print(secret, file=sys.__stderr__, flush=True)
+os.system("printenv MLNB_WAREHOUSE__S3_SECRET")
 print(secret, base64.b64encode(secret.encode()).decode(), urllib.parse.quote(secret, safe=""))
 get_logger("leak").warning("told", secret=secret)
 record("said", secret)
@@ -155,6 +157,7 @@ def test_no_sink_of_a_run_holds_a_secret(workspace, mlnb, secret, last):
         told.append(wh.snapshots().to_json())
     told += [file.read_text(errors="replace") for file in sorted((workspace / "reports").rglob("*")) if file.is_file()]
     told.append((workspace / "run.log").read_text())
+    assert any("***" in log.read_text() for log in (workspace / "reports").rglob("kernels.log"))
     assert len(told) > 8 and "***" in "".join(told)
     for form in WRITTEN.values():
         assert all(form(secret) not in text and "7351" not in text.replace("\n", "") for text in told), form

@@ -59,7 +59,7 @@ def test_a_run_is_shown_live_and_its_rows_fit_any_width(ran):
     status, shown = in_terminal("run", "small", cwd=ran)
     assert status == 1
     assert re.search(r"first +succeeded +\d+\.\d +orders 5", shown)
-    assert re.search(r"cell 1/1", shown) and re.search(r"second +failed", shown) and "failed in cell 1." in shown
+    assert re.search(r"cell 1/1", shown) and re.search(r"second +failed", shown) and "failed in cell 1, line 1." in shown and re.search(r"Report: reports/small/\S+/index.html", shown)
     assert "ZeroDivisionError" in shown and "Traceback" not in shown
 
     _, wide = in_terminal("runs", cwd=ran, columns=160)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Change', 'changes', 'difference']
 
-# %% ../../nbs/library/pipelines/13_changes.ipynb #1de1379b
-from collections.abc import Iterator, Mapping
+# %% ../../nbs/library/pipelines/13_changes.ipynb #a18442a0
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,25 +26,26 @@ class Change:
     now: str = ""
     by: str = ""  # how far, for numbers
 
-# %% ../../nbs/library/pipelines/13_changes.ipynb #f045681f
+# %% ../../nbs/library/pipelines/13_changes.ipynb #4df1d762
 def changes(before: Run, now: Run) -> list[Change]:
     """What differs from one run to another, step by step."""
     then = {step.step: step for step in before.steps}
-    found = [change for step in now.steps if step.step in then for change in _of_step(then[step.step], step)]
+    made = {name for step in (*before.steps, *now.steps) for name in step.outputs}
+    found = [change for step in now.steps if step.step in then for change in _of_step(then[step.step], step, made)]
     found += [Change("step", step.step, "is new") for step in now.steps if step.step not in then]
     if before.packages != now.packages:
         found.append(Change("packages", "", changed_packages(before.packages, now.packages)))
     return found
 
 
-def _of_step(then: StepResult, now: StepResult) -> Iterator[Change]:
+def _of_step(then: StepResult, now: StepResult, made: Set[str]) -> Iterator[Change]:
     if now.done:
         yield from _figures(then, now)
     yield from (Change("parameter", now.step, said) for said in changed_parameters(then.parameters, now.parameters))
     if then.code and now.code:
         alike = {**now.code, "packages": then.code["packages"]}  # told once, for the run
         yield from (Change("code", now.step, said) for said in changed_code(then.code, alike, {}, {}))
-    yield from _versions("input", now.step, then.inputs, now.inputs)
+    yield from _inputs(then, now, made)
     if now.done:
         yield from _tables(then, now)
 
@@ -68,11 +69,12 @@ def difference(before: Value, now: Value) -> str:
     far = numbers[1] - numbers[0]
     return f"{'+' if far > 0 else '-'}{format_value(abs(far))}"
 
-# %% ../../nbs/library/pipelines/13_changes.ipynb #5dde3d89
-def _versions(kind: str, step: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change]:
-    for name in dict.fromkeys([*then, *now]):
-        if then.get(name) != now.get(name) and (name.startswith("file:") or name in then.keys() ^ now.keys()):
-            yield Change(kind, step, name, _version(name, then), _version(name, now))
+# %% ../../nbs/library/pipelines/13_changes.ipynb #4501fe7e
+def _inputs(then: StepResult, now: StepResult, made: Set[str]) -> Iterator[Change]:
+    for name in dict.fromkeys([*then.inputs, *now.inputs]):
+        ours = name in made and name in then.inputs and name in now.inputs
+        if then.inputs.get(name) != now.inputs.get(name) and not ours:
+            yield Change("input", now.step, name, _version(name, then.inputs), _version(name, now.inputs))
 
 
 def _version(name: str, versions: Mapping[str, Any]) -> str:

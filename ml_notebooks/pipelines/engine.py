@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['CellStarted', 'KernelStarted', 'peak_memory', 'write_notebook', 'EagerClient', 'Engine', 'execute']
 
-# %% ../../nbs/library/pipelines/12_engine.ipynb #c02084d5
+# %% ../../nbs/library/pipelines/12_engine.ipynb #b2d51bf8
 import logging
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -139,7 +140,36 @@ class _Client(PapermillNotebookClient):
             self.kc.execute(self.first, silent=True, store_history=False, allow_stdin=False, stop_on_error=False)
         super().papermill_execute_cells()
 
-# %% ../../nbs/library/pipelines/12_engine.ipynb #92d0f72b
+# %% ../../nbs/library/pipelines/12_engine.ipynb #d8395d6a
+@contextmanager
+def _redacting(
+    log: Path,
+    secrets: Iterable[str],
+) -> Iterator[Any]:  # the stream that a kernel is given as its standard output and error
+    """A pipe into a file, secrets as stars; those of several lines line by line."""
+    hidden = [part for secret in secrets for part in {secret, *(line for line in secret.splitlines() if len(line) >= 8)}]
+    source, sink = os.pipe()
+
+    def pump() -> None:
+        with open(source, encoding="utf-8", errors="replace") as lines, log.open("a", encoding="utf-8") as file:
+            for line in lines:
+                file.write(redact(line, hidden))
+                file.flush()
+
+    thread = threading.Thread(target=pump, daemon=True)
+    thread.start()
+    try:
+        with open(sink, "wb") as stream:
+            yield stream
+    finally:
+        thread.join(1)  # a program that the kernel left behind may hold the pipe longer
+
+# %% ../../nbs/library/pipelines/12_engine.ipynb #7181884e
+def _socket_place() -> str | None:
+    """Where the private folder is made; nothing for the usual place."""
+    return None if len(os.fsencode(tempfile.gettempdir())) <= 80 else "/tmp"
+
+# %% ../../nbs/library/pipelines/12_engine.ipynb #d0edbc76
 class Engine(NBClientEngine):
     """papermill's engine on nbclient, with whole saves, a callback and an environment."""
 
@@ -191,7 +221,7 @@ class Engine(NBClientEngine):
     ) -> None:
         """Run the cells in a kernel of their own."""
         started = {"env": dict(env) if env is not None else None, "stdout": log, "stderr": log, "cwd": str(folder) if folder else None}
-        with tempfile.TemporaryDirectory(prefix="mlnb-") as private:
+        with tempfile.TemporaryDirectory(prefix="mlnb-", dir=_socket_place()) as private:
             channels = {"transport": "ipc", "ip": f"{private}/kernel", "client_class": f"{__name__}.EagerClient"}
             client = _Client(
                 nb_man,
@@ -220,7 +250,7 @@ class _SavingEngine(Engine):
 
 papermill_engines.register("mlnb-runner", _SavingEngine)
 
-# %% ../../nbs/library/pipelines/12_engine.ipynb #8e86518c
+# %% ../../nbs/library/pipelines/12_engine.ipynb #50c7960b
 def execute(
     notebook: Path,
     output: Path,  # where the executed notebook is kept; its folder exists
@@ -239,7 +269,7 @@ def execute(
 
     Raises what papermill and nbclient raise: `PapermillExecutionError`, `DeadKernelError`, `CellTimeoutError`.
     """
-    with log.open("ab") if log else nullcontext() as stream:
+    with _redacting(log, secrets) if log else nullcontext() as stream:
         return execute_notebook(
             notebook,
             None,

@@ -112,15 +112,18 @@ def new_run(pipeline: str, reports: str, **facts: Any) -> Run:
     name = f"{started:%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
     return Run(name, pipeline, "running", started, f"{reports}/{pipeline}/{name}", **facts)
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #ee6276a4
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #747675ff
 def git_state(workspace: Workspace) -> tuple[str, bool | None]:
     """The commit of the repository that a workspace lies in, and whether the tree differs from it."""
-    command = ["git", "-C", str(workspace.root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(workspace.root), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return git("rev-parse", "--short=12", "HEAD"), bool(git("status", "--porcelain"))  # files that git does not know count too
     except (OSError, subprocess.SubprocessError):
         return "", None
-    return said.removesuffix("-dirty"), said.endswith("-dirty")
 
 # %% ../../nbs/library/pipelines/07_ledger.ipynb #5ac69e53
 _RUNS = """

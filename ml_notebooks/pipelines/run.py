@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Observer', 'Silent', 'Ready', 'prepare', 'run_pipeline']
 
-# %% ../../nbs/library/pipelines/16_run.ipynb #a3093db2
+# %% ../../nbs/library/pipelines/16_run.ipynb #f592459d
 import os
 import signal
 import threading
@@ -23,7 +23,7 @@ from ..data.lock import exclusive
 from ..data.warehouse import Warehouse, open_warehouse
 from ..errors import GateFailed, MLNotebooksError, NothingToResume, PipelineBusy, UnknownKernel
 from ..logs import get_logger
-from .cache import count_rows, take_over, undeclared_reads
+from .cache import count_rows, take_over, undeclared_reads, unmade_writes
 from .graph import Needs, check_graph, check_reads, needs
 from ml_notebooks.pipelines.ledger import (
     Run,
@@ -226,7 +226,7 @@ def _end_loop() -> None:
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
 
-# %% ../../nbs/library/pipelines/16_run.ipynb #864d5b34
+# %% ../../nbs/library/pipelines/16_run.ipynb #a0aaab25
 class _Session:
     """A run under way."""
 
@@ -310,6 +310,8 @@ class _Session:
             finally:
                 _end_loop()
             self.log.info(f"step {result.status}", seconds=result.seconds, **({"error": result.error} if problem else {}))
+            for name in unmade_writes(step, result) if problem is None else ():
+                self.log.warning("declared but not written", table=name, do="write it, or take it out of the step's `writes` in pipeline.yaml")
             for name in undeclared_reads(step, result):
                 self.log.warning("undeclared read", table=name, do="name it under the step's `reads` in pipeline.yaml")
             return result, problem

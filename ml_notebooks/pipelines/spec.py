@@ -6,9 +6,10 @@
 __all__ = ['Gate', 'parse_gate', 'Step', 'Pipeline', 'pipeline_names', 'read_schedule', 'load_pipeline', 'with_parameters',
            'scheduled_parameters']
 
-# %% ../../nbs/library/pipelines/03_spec.ipynb #97e7b97c
+# %% ../../nbs/library/pipelines/03_spec.ipynb #2274b1eb
 import operator
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,7 +71,7 @@ class _PipelineText(BaseModel):
     parameters: dict[str, Any] = {}
     schedule: Annotated[_ScheduleText | None, BeforeValidator(lambda text: {"cron": text} if isinstance(text, str) else text)] = None
 
-# %% ../../nbs/library/pipelines/03_spec.ipynb #4f134547
+# %% ../../nbs/library/pipelines/03_spec.ipynb #08c481a0
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -106,9 +107,13 @@ def parse_gate(text: str) -> Gate:
     if found is None:
         raise ValueError(f"`{text}` is not of the form `NAME >= NUMBER`.")
     record, comparison, bound = found.groups()
-    return Gate(record, comparison, yaml.safe_load(bound))
+    try:
+        value: Value = yaml.safe_load(bound) if comparison in ("==", "!=") else float(bound)
+    except ValueError:
+        raise ValueError(f"`{bound}` is no number, and `{comparison}` compares with one.") from None
+    return Gate(record, comparison, value)
 
-# %% ../../nbs/library/pipelines/03_spec.ipynb #9623ac24
+# %% ../../nbs/library/pipelines/03_spec.ipynb #c6aa72a1
 @dataclass(frozen=True)
 class Step:
     """One notebook of a pipeline."""
@@ -127,6 +132,12 @@ class Step:
     line: int = 0  # where it begins in pipeline.yaml
     cache: bool = True  # whether its last result may stand for it
     seen: tuple[str, ...] = ()  # what it was seen to read without saying so
+    kept: str = ""  # the file name of its executed notebook, where it is not the notebook's own
+
+    @property
+    def output(self) -> str:
+        """The file name of its executed notebook in a run's report."""
+        return self.kept or self.notebook.name
 
 # %% ../../nbs/library/pipelines/03_spec.ipynb #a2e780b5
 @dataclass(frozen=True)
@@ -235,7 +246,7 @@ def read_schedule(workspace: Workspace, name: str) -> Schedule | None:
     text, node = _read(path)
     return _schedule(text.schedule, path, node)
 
-# %% ../../nbs/library/pipelines/03_spec.ipynb #f7eca53b
+# %% ../../nbs/library/pipelines/03_spec.ipynb #c384c0eb
 def _file(workspace: Workspace, name: str) -> Path:
     path = workspace.pipelines / name / "pipeline.yaml"
     if not path.is_file():
@@ -251,7 +262,7 @@ def load_pipeline(workspace: Workspace, name: str) -> Pipeline:
     path = _file(workspace, name)
     text, node = _read(path)
     steps = tuple(_step(step, path, node, number, text.parameters) for number, step in enumerate(text.steps))
-    _check_names(path, steps)
+    steps = _told_apart(path, steps)
     known = {each.name for step in steps for each in step.declared or ()}
     for given in text.parameters:
         if given not in known:
@@ -265,12 +276,17 @@ def load_pipeline(workspace: Workspace, name: str) -> Pipeline:
     return pipeline
 
 
-def _check_names(path: Path, steps: tuple[Step, ...]) -> None:
+def _told_apart(path: Path, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """The steps, each with a name and a file of its own."""
     seen: set[str] = set()
     for step in steps:
         if step.name in seen:
             raise BadPipeline(path.name, f"line {step.line}", f"Two steps are called {step.name}.")
+        if step.name in step.after:
+            raise BadPipeline(path.name, f"line {step.line}", f"Step {step.name} is to run after itself.")
         seen.add(step.name)
+    files = Counter(step.notebook.name for step in steps)
+    return tuple(step if files[step.notebook.name] == 1 else replace(step, kept=f"{step.notebook.stem}.{step.name}.ipynb") for step in steps)
 
 # %% ../../nbs/library/pipelines/03_spec.ipynb #36a564c3
 def _takers(pipeline: Pipeline, key: str) -> list[tuple[Step, Parameter]]:

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['PATIENCE', 'Outcome', 'Stop', 'check_gates', 'run_step']
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #d8940f4a
+# %% ../../nbs/library/pipelines/15_step.ipynb #9949de8e
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -64,15 +65,15 @@ class Stop:
         self.send(signal.SIGKILL if self.asked.is_set() else signal.SIGINT)
         self.asked.set()
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #a54bf8eb
+# %% ../../nbs/library/pipelines/15_step.ipynb #6058bd33
 class _Attempt:
     """One execution of a step's notebook: where it is, and whether its time is over."""
 
     def __init__(self, workspace: Workspace, run: Run, step: Step, watch: Callable[[int, int], None], stop: Stop):
         self.workspace, self.run, self.step, self.watch, self.stop = workspace, run, step, watch, stop
-        self.output = workspace.path(run.report) / step.notebook.name
+        self.output = workspace.path(run.report) / step.output
         self.told = self.output.with_suffix(".lineage")  # where its kernel tells what it reads and writes
-        self.relative = f"{run.report}/{step.notebook.name}"
+        self.relative = f"{run.report}/{step.output}"
         self.cell, self.late = 0, False
 
     def execute(self) -> None:
@@ -132,7 +133,13 @@ class _Attempt:
         self.stop.send(signal.SIGINT, self.step.name)
         threading.Timer(PATIENCE, self.stop.send, [signal.SIGKILL, self.step.name]).start()
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #33690fb8
+# %% ../../nbs/library/pipelines/15_step.ipynb #e3912895
+def _line(traceback: Iterable[str]) -> int:
+    """The line of the failing cell that a traceback of IPython's begins with; 0 where it names none."""
+    found = re.search(r"Cell In\[\d+\], line (\d+)", re.sub(r"\x1b\[[\d;]*m", "", "\n".join(traceback)))
+    return int(found[1]) if found else 0
+
+
 def _explain(error: Exception, attempt: _Attempt) -> MLNotebooksError:
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -143,7 +150,7 @@ def _explain(error: Exception, attempt: _Attempt) -> MLNotebooksError:
         return StepFailed(step.name, cell, reason, notebook)
     if isinstance(error, PapermillExecutionError):
         reason = redact(f"{error.ename}: {error.evalue}", secret_values(attempt.workspace.settings))
-        return StepFailed(step.name, error.exec_count or cell, reason, notebook)
+        return StepFailed(step.name, error.exec_count or cell, reason, notebook, _line(error.traceback))
     if isinstance(error, DeadKernelError):
         return KernelDied(step.name, cell, notebook)
     if isinstance(error, CellTimeoutError):
