@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['table_names', 'table_versions', 'snapshot_frame', 'table_frame', 'Layout', 'table_layout']
 
-# %% ../../nbs/library/data/05_inspection.ipynb #5938268d
+# %% ../../nbs/library/data/05_inspection.ipynb #2c7d01a8
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -99,7 +100,7 @@ def table_frame(
     """
     return connection.sql(query).df()
 
-# %% ../../nbs/library/data/05_inspection.ipynb #b0a7903b
+# %% ../../nbs/library/data/05_inspection.ipynb #1ad62ef1
 @dataclass(frozen=True)
 class Layout:
     """How a table's rows lie in files."""
@@ -112,6 +113,19 @@ class Layout:
         partition = f"SET PARTITIONED BY ({', '.join(self.partition_by)})" if self.partition_by else "RESET PARTITIONED BY"
         order = f"SET SORTED BY ({', '.join(self.sort_by)})" if self.sort_by else "RESET SORTED BY"
         return [f"ALTER TABLE lake.{table} {partition}", f"ALTER TABLE lake.{table} {order}"]
+
+    def among(self, columns: Collection[str]) -> "Layout":
+        """As much of it as makes sense for a table of these columns: the split, the order, both or nothing."""
+        parts = (part if all(name in columns for text in part for name in _names(text)) else () for part in (self.partition_by, self.sort_by))
+        return Layout(*parts)
+
+
+_NAME = re.compile(r'"((?:[^"]|"")+)"|\b(?!(?:ASC|DESC)\b)([A-Za-z_]\w*)\b(?!\s*\()', re.IGNORECASE)
+
+
+def _names(expression: str) -> list[str]:
+    """The columns that an expression names."""
+    return [quoted.replace('""', '"') or plain for quoted, plain in _NAME.findall(expression)]
 
 # %% ../../nbs/library/data/05_inspection.ipynb #d036e060
 _PARTITIONS = f"""

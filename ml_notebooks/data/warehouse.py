@@ -288,7 +288,7 @@ def _stage(wh: Warehouse, table: str, data: Data) -> str:
     except (duckdb.Error, TypeError, ValueError, OverflowError, NotImplementedError) as error:
         raise explain_write(error, wh.workspace, table) from error
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #02fd77e5
+# %% ../../nbs/library/data/07_warehouse.ipynb #86cc4c29
 def _identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
@@ -308,6 +308,8 @@ def _load(connection: duckdb.DuckDBPyConnection, table: str, staged: str, mode: 
 
 def _replace(connection: duckdb.DuckDBPyConnection, table: str, staged: str) -> None:
     layout = table_layout(connection, table)
+    if layout != Layout():
+        layout = layout.among([name for name, *_ in connection.execute(f"DESCRIBE {staged}").fetchall()])
     if layout == Layout():
         connection.execute(f"CREATE OR REPLACE TABLE lake.{table} AS FROM {staged}")
         return
