@@ -415,6 +415,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'ml_notebooks/data/upkeep.py'),
                                           'ml_notebooks.data.upkeep.Upkeep.to_frame': ( 'library/data/upkeep.html#upkeep.to_frame',
                                                                                         'ml_notebooks/data/upkeep.py'),
+                                          'ml_notebooks.data.upkeep._before': ( 'library/data/upkeep.html#_before',
+                                                                                'ml_notebooks/data/upkeep.py'),
                                           'ml_notebooks.data.upkeep._call': ( 'library/data/upkeep.html#_call',
                                                                               'ml_notebooks/data/upkeep.py'),
                                           'ml_notebooks.data.upkeep.expirable': ( 'library/data/upkeep.html#expirable',

@@ -165,7 +165,7 @@ def _compare(wh: Warehouse, sides: Sequence[str], keys: Sequence[str], shared: S
     found: dict[str, Any] = wh.sql(f"SELECT {', '.join(parts)} FROM {_joined(sides, keys)}").to_arrow_table().to_pylist()[0]
     return found
 
-# %% ../../nbs/library/data/26_history.ipynb #97c0f902
+# %% ../../nbs/library/data/26_history.ipynb #8345394a
 def _column_changes(old: dict[str, str], new: dict[str, str], values: dict[str, int]) -> pd.DataFrame:
     lines: list[list[Any]] = [[name, "removed", kind, "", 0] for name, kind in old.items() if name not in new]
     lines += [[name, "added", "", kind, 0] for name, kind in new.items() if name not in old]
@@ -177,7 +177,7 @@ def _column_changes(old: dict[str, str], new: dict[str, str], values: dict[str, 
 def _sample(wh: Warehouse, sides: Sequence[str], keys: Sequence[str], shared: Sequence[str], limit: int) -> pd.DataFrame:
     names = ", ".join(f"a.{_identifier(key)}" for key in keys)
     if not shared:
-        return wh.sql(f"SELECT {names}, '' AS column, '' AS before, '' AS after FROM {sides[0]} AS a LIMIT 0").df()
+        return pd.DataFrame(columns=[*keys, "column", "before", "after"])
     cells = ", ".join(
         f"{{'column': '{name.replace(chr(39), chr(39) * 2)}', 'before': a.{_identifier(name)}::VARCHAR, 'after': b.{_identifier(name)}::VARCHAR}}"
         for name in shared

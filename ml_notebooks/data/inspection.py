@@ -29,12 +29,12 @@ def table_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """The names of all tables, sorted."""
     return [f"{schema}.{table}" for schema, table in connection.execute(_NAMES).fetchall()]
 
-# %% ../../nbs/library/data/05_inspection.ipynb #1c430d19
+# %% ../../nbs/library/data/05_inspection.ipynb #d2130f0a
 _CHANGES = """
-SELECT snapshot_id, snapshot_time, author, commit_message, unnest(flatten(map_values(map_from_entries(list_filter(
-    map_entries(changes), entry -> entry.key NOT IN ('merge_adjacent', 'rewrite_delete', 'flushed_inlined')
-))))) AS what
-FROM lake.snapshots()
+SELECT snapshot_id, snapshot_time, author, commit_message, unnest(flatten(map_values(changes))) AS what
+FROM (
+    FROM lake.snapshots() WHERE NOT list_has_any(map_keys(changes), ['merge_adjacent', 'rewrite_delete', 'flushed_inlined'])
+)
 """
 
 _LIVE = """

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['layout', 'set_layout', 'expirable', 'Upkeep', 'maintain']
 
-# %% ../../nbs/library/data/27_upkeep.ipynb #0b1b02bf
+# %% ../../nbs/library/data/27_upkeep.ipynb #e9bb81bb
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -18,10 +18,11 @@ from .catalog import check_table_name
 from .inspection import Layout, snapshot_frame, table_layout, table_names
 from .messages import explain_write
 from .warehouse import Warehouse
+from ..errors import BadData
 from ..lineage import check_write
 from ..settings import UpkeepSettings
 
-# %% ../../nbs/library/data/27_upkeep.ipynb #d24b2414
+# %% ../../nbs/library/data/27_upkeep.ipynb #67e58984
 def layout(wh: Warehouse, table: str) -> Layout:
     """How the rows of a table lie in files. Raises `UnknownTable`."""
     wh.table(table)
@@ -43,6 +44,8 @@ def set_layout(
             wh._connection.execute(f"CREATE OR REPLACE TEMP TABLE layout_rows AS FROM {source}")
             wh._connection.execute(f"CREATE OR REPLACE TABLE {source} AS FROM temp.layout_rows LIMIT 0")
             for statement in wanted.statements(table):
+                if len(wh._connection.extract_statements(statement)) > 1:
+                    raise BadData(table, f"`{statement}` is more than a layout.", "Name columns, or functions of them.")
                 wh._connection.execute(statement)
             wh._connection.execute(f"INSERT INTO {source} FROM temp.layout_rows; DROP TABLE temp.layout_rows")
         except duckdb.Error as error:
@@ -88,7 +91,7 @@ class Upkeep:
     def _repr_html_(self) -> str:
         return f"<p><b>{self!r}</b></p>" + self.steps.to_html(index=False, border=0)
 
-# %% ../../nbs/library/data/27_upkeep.ipynb #cc72298c
+# %% ../../nbs/library/data/27_upkeep.ipynb #91b8062f
 def maintain(
     wh: Warehouse,
     policy: UpkeepSettings | None = None,  # default: the section [upkeep] of the settings
@@ -105,8 +108,8 @@ def maintain(
     if snapshots and not dry_run:
         _call(wh, "expire", f"ducklake_expire_snapshots('lake', versions => {snapshots})")
     lines += [["expire", "", f"snapshots up to {snapshots[-1]}", len(snapshots)]] if snapshots else []
+    before = _before(now - timedelta(hours=policy.grace_hours)).isoformat()
     for words, function in (("files that nothing refers to any more", "cleanup_old_files"), ("files that nothing ever referred to", "delete_orphaned_files")):
-        before = (now - timedelta(hours=policy.grace_hours)).isoformat()
         files = _call(wh, "delete", f"ducklake_{function}('lake', older_than => TIMESTAMPTZ '{before}', dry_run => {str(dry_run).lower()})")
         lines += [["delete", "", words, len(files)]] if files else []
     return Upkeep(pd.DataFrame(lines, columns=["step", "table", "done", "count"]), dry_run)
@@ -126,3 +129,9 @@ def _call(wh: Warehouse, step: str, call: str) -> list[tuple[Any, ...]]:
             return list(wh._connection.execute(f"FROM {call}").fetchall())
         except duckdb.Error as error:
             raise explain_write(error, wh.workspace, "the warehouse") from error
+
+# %% ../../nbs/library/data/27_upkeep.ipynb #360d0f68
+def _before(instant: datetime) -> datetime:
+    """The last instant of the day, UTC, before the one that `instant` is in."""
+    midnight = instant.astimezone(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
+    return midnight - timedelta(microseconds=1)
