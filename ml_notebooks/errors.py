@@ -324,7 +324,7 @@ class UntrustedModel(MLNotebooksError, ValueError):
             "Register it again from a run of this workspace.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #3e4141b8
+# %% ../nbs/library/01_errors.ipynb #02b5037b
 class UnknownCheck(MLNotebooksError, KeyError):
     """A contract has no such check that is about rows."""
 
@@ -341,7 +341,8 @@ class UnknownContract(MLNotebooksError, KeyError):
     def __init__(self, table: str, version: str, known: Iterable[str]):
         known = list(known)
         have = f"Kept: {', '.join(known)}." if known else "None is kept of this table."
-        super().__init__(f"Contract `{version}` of {table} is not in ops.contracts.", have, "Keep a contract with `keep_contract` when it comes into force.")
+        what = f"Contract `{version}` of {table} is not in ops.contracts." if version else f"No contract of {table} is in ops.contracts."
+        super().__init__(what, have if version else "", "Keep a contract with `keep_contract` when it comes into force.")
 
 
 class BadDraft(MLNotebooksError, ValueError):

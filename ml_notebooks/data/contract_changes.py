@@ -155,7 +155,7 @@ def keep_contract(wh: Warehouse, contract: Contract) -> str:
 def _kept_versions(wh: Warehouse, table: str) -> list[str]:
     return [version for (version,) in wh.sql(f"SELECT contract FROM {CONTRACTS} WHERE table_name = ? ORDER BY kept", [table]).fetchall()]
 
-# %% ../../nbs/library/data/25_contract_changes.ipynb #20c5aeef
+# %% ../../nbs/library/data/25_contract_changes.ipynb #61839d63
 def read_contract(
     wh: Warehouse,
     table: str,
@@ -165,7 +165,7 @@ def read_contract(
     known = _kept_versions(wh, table) if CONTRACTS in table_names(wh._connection) else []
     wanted = version or (known[-1] if known else "")
     if wanted not in known:
-        raise UnknownContract(table, wanted or "of any version", known)
+        raise UnknownContract(table, wanted, known)
     query = f"SELECT promises, kept, author FROM {CONTRACTS} WHERE table_name = ? AND contract = ? ORDER BY kept LIMIT 1"
     said, kept, author = wh.sql(query, [table, wanted]).fetchall()[0]
     return KeptContract(table, tuple(Promise(**promise) for promise in json.loads(said)), kept, author)

@@ -214,7 +214,7 @@ def measure_all(wh: Warehouse, table: Any, name: str, measured: Sequence[Measure
         rows, *counted = _count_each(wh, table, measured)
     return rows, [_find(wh, name, table, each, rows, count) for each, count in zip(measured, counted, strict=True)]
 
-# %% ../../nbs/library/data/31_contract_pass.ipynb #bd48ba8c
+# %% ../../nbs/library/data/31_contract_pass.ipynb #30711a76
 def as_ibis(wh: Warehouse, name: str) -> Any:
     """A table of the warehouse as ibis sees it. Raises `UnknownTable`."""
     import ibis
@@ -231,7 +231,7 @@ def _find(wh: Warehouse, name: str, table: Any, measure: Measure, rows: int, cou
     if measure.known:
         return Finding(everything if measure.known.failing == _ALL else measure.known.failing, measure.known.found)
     if measure.breaks is not None:
-        return Finding(counted or 0)  # nothing in an empty table
+        return Finding(int(counted or 0))  # nothing in an empty table
     if measure.holds is not None:
         return Finding(0 if counted else everything)
     if measure.query:

@@ -45,7 +45,7 @@ class Rule(Protocol):
     def rows_query(self, table: str) -> str:
         """A query of the rows that break it; nothing where it is about the table as a whole."""
 
-# %% ../../nbs/library/data/29_contract_rules.ipynb #117ca0b7
+# %% ../../nbs/library/data/29_contract_rules.ipynb #6aa4cab7
 @dataclass(frozen=True)
 class Freshness:
     """The newest row is not older than it may be. A time without a zone counts as UTC."""
@@ -57,7 +57,7 @@ class Freshness:
 
     def words(self) -> tuple[str, str]:
         """The column, or `TABLE`, and what is demanded of it."""
-        return self.column or TABLE, f"not older than {self.within}"
+        return self.column or TABLE, f"not older than {str(self.within).removesuffix(', 0:00:00')}"
 
     def measure(self, wh: Warehouse, table: str, rows: int) -> Finding:
         """All rows where the newest is too old."""

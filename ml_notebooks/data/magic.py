@@ -25,13 +25,14 @@ def split_target(text: str) -> tuple[str, str]:
     found = _TARGET.fullmatch(text)
     return (found[1], found[2].strip()) if found else ("", text.strip())
 
-# %% ../../nbs/library/data/33_magic.ipynb #d52be3be
+# %% ../../nbs/library/data/33_magic.ipynb #d262ef3d
 @magics_class
 class SqlMagic(Magics):
     """`%sql` and `%%sql`: queries of the workspace's warehouse."""
 
     def __init__(self, shell: Any, workspace: Workspace | None = None):  # default: the one at or above the working folder
         super().__init__(shell)
+        self.names: dict[str, Any] = shell.user_ns  # the notebook's variables
         self.workspace, self._open = workspace, dict[int, Warehouse]()  # by process: a connection does not survive a fork
 
     def warehouse(self) -> Warehouse:
@@ -49,13 +50,13 @@ class SqlMagic(Magics):
         rows = wh.sql(query, self._values(wh, query)).df()
         if not target:
             return rows
-        self.shell.user_ns[target] = rows
+        self.names[target] = rows
         return None
 
     def _values(self, wh: Warehouse, query: str) -> Any:
         """What the names with a dollar stand for. Raises `BadQuery` for one that the notebook does not have."""
         names = {name for name in re.findall(r"\$([A-Za-z_]\w*)", query)}
-        missing = sorted(name for name in names if name not in self.shell.user_ns)
+        missing = sorted(name for name in names if name not in self.names)
         if missing:
             raise BadQuery(f"`${missing[0]}` stands for a variable, and the notebook has none of that name.", f"Assign `{missing[0]}` in a cell before.")
-        return {name: self.shell.user_ns[name] for name in names} or None
+        return {name: self.names[name] for name in names} or None

@@ -22,7 +22,7 @@ from ..errors import BadData
 from ..lineage import check_write
 from ..settings import UpkeepSettings
 
-# %% ../../nbs/library/data/27_upkeep.ipynb #67e58984
+# %% ../../nbs/library/data/27_upkeep.ipynb #a6ca4454
 def layout(wh: Warehouse, table: str) -> Layout:
     """How the rows of a table lie in files. Raises `UnknownTable`."""
     wh.table(table)
@@ -49,7 +49,10 @@ def set_layout(
                 wh._connection.execute(statement)
             wh._connection.execute(f"INSERT INTO {source} FROM temp.layout_rows; DROP TABLE temp.layout_rows")
         except duckdb.Error as error:
-            raise explain_write(error, wh.workspace, table) from error
+            explained = explain_write(error, wh.workspace, table)
+            if isinstance(explained, BadData):
+                explained.do = "Name columns of the table, or functions of them; nothing was changed."
+            raise explained from error
         wh._changed.add(table)
     return wanted
 
