@@ -109,6 +109,7 @@ def test_upkeep_beside_writers_and_readers(tmp_path):
             while not all(worker.line.poll() for worker in running):
                 maintain(wh, **in_a_month(grace=1))
                 times += 1
+                time.sleep(0.2)  # leaves the writers their turns
         written = [worker.hear() for worker in running]
         for reader in readers:
             reader.tell("stop")
