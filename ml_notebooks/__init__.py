@@ -26,3 +26,10 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "workspace",
     ],
 )
+
+
+def load_ipython_extension(ipython: object) -> None:
+    """What `%load_ext ml_notebooks` does: cells of SQL."""
+    from .data.magic import SqlMagic
+
+    ipython.register_magics(SqlMagic)  # type: ignore[attr-defined]

@@ -297,14 +297,58 @@ def told_apart(names: list[str]) -> list[str]:
     return found
 
 
-@app.command()
-def tables(json: Json = False) -> None:
+tables = typer.Typer(help="List the tables of the warehouse, or tidy them up.", invoke_without_command=True)
+app.add_typer(tables, name="tables")
+
+
+@tables.callback()
+def list_tables(context: typer.Context, json: Json = False) -> None:
     """List the tables of the warehouse."""
     from .terminal import print_rows
 
+    if context.invoked_subcommand:
+        return
     with reading() as wh:
         frame = wh.tables()
         print_rows(frame.to_dict("records"), list(frame.columns), json, empty="The warehouse is empty: run a pipeline first.")
+
+
+@tables.command("maintain")
+def maintain_tables(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which snapshots and files would go.")] = False,
+    json: Json = False,
+) -> None:
+    """Merge small files, let snapshots expire as settings.ini says, delete what nothing refers to."""
+    from .data.upkeep import maintain
+    from .data.warehouse import open_warehouse
+    from .terminal import print_rows
+
+    with open_warehouse(find()) as wh:
+        done = maintain(wh, dry_run=dry_run)
+    print_rows(done.steps.to_dict("records"), list(done.steps.columns), json, empty="Nothing to do.")
+
+
+@app.command()
+def lineage(
+    name: Annotated[str, typer.Argument(help="A table, `model:NAME` or `file:PATH`.")],
+    json: Json = False,
+) -> None:
+    """Show what made a table and what reads it, from pipeline.yaml and from the runs."""
+    from .pipelines.provenance import provenance
+    from .terminal import print_json, print_rows
+
+    with reading() as wh:
+        found = provenance(wh, name)
+    if json:
+        print_json(found.to_dict())
+        return
+    if found.published:
+        print(f"{name}: {found.published}")
+    columns = ["what", "pipeline", "step", "run", "when", "version", "known from"]
+    print_rows(found.to_rows(), columns, json, empty="No step of a pipeline makes or reads it.")
+    for words, names in (("Follows from", found.sources), ("Leads to", found.dependents)):
+        if names:
+            print(f"{words}: {', '.join(names)}")
 
 
 @app.command()

@@ -7,8 +7,9 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'Settings
            'MissingExtra', 'UnknownTable', 'InvalidTableName', 'UnknownSnapshot', 'BadQuery', 'BadData',
            'ReadOnlyWarehouse', 'WarehouseLocked', 'NewerWarehouse', 'WarehouseUnavailable', 'DiskFull',
            'ContractBroken', 'EmptySample', 'BadSample', 'OneClass', 'NaiveTime', 'NotExplainable',
-           'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel', 'UnknownPipeline', 'BadPipeline',
-           'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
+           'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel', 'UnknownCheck',
+           'UnknownContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn', 'UnknownPipeline',
+           'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
            'BadParameter', 'NotRecordable', 'GateFailed', 'UndeclaredWrite', 'StepFailed', 'KernelDied', 'UnknownStep',
            'NothingToResume', 'PipelineBusy', 'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken',
            'NothingScheduled', 'SchedulerBusy', 'BadRange', 'BackfillFailed']
@@ -322,6 +323,65 @@ class UntrustedModel(MLNotebooksError, ValueError):
             reason,
             "Register it again from a run of this workspace.",
         )
+
+# %% ../nbs/library/01_errors.ipynb #02b5037b
+class UnknownCheck(MLNotebooksError, KeyError):
+    """A contract has no such check that is about rows."""
+
+    def __init__(self, check: str, known: Iterable[str]):
+        known = list(known)
+        super().__init__(
+            f"The contract has no check `{check}` of which rows could be shown.", did_you_mean(check, known), f"It has: {'; '.join(known) or 'none'}."
+        )
+
+
+class UnknownContract(MLNotebooksError, KeyError):
+    """A version of a contract is not in `ops.contracts`."""
+
+    def __init__(self, table: str, version: str, known: Iterable[str]):
+        known = list(known)
+        have = f"Kept: {', '.join(known)}." if known else "None is kept of this table."
+        what = f"Contract `{version}` of {table} is not in ops.contracts." if version else f"No contract of {table} is in ops.contracts."
+        super().__init__(what, have if version else "", "Keep a contract with `keep_contract` when it comes into force.")
+
+
+class BadDraft(MLNotebooksError, ValueError):
+    """The text of a drafted contract does not make one."""
+
+    def __init__(self, table: str, reason: str):
+        super().__init__(f"The draft of a contract of {table} makes none.", reason, "Let it assign a `Contract` to the name `contract`.")
+
+
+class BeforeHistory(MLNotebooksError, KeyError):
+    """A point in time lies before the first snapshot that is kept."""
+
+    def __init__(self, when: str, first: str):
+        super().__init__(
+            f"Nothing is known of the warehouse at {when}.", f"Its first snapshot that is kept is of {first}.", "Ask for that time or a later one."
+        )
+
+
+class BadTime(MLNotebooksError, ValueError):
+    """Something that is to be a point in time is not one."""
+
+    def __init__(self, found: object):
+        super().__init__(f"`{found}` is no point in time.", "", "Give a snapshot's number, a datetime or a text such as `2026-03-14 09:00`; without a zone it is UTC.")
+
+
+class NotAKey(MLNotebooksError, ValueError):
+    """Columns that should tell the rows of a table apart do not."""
+
+    def __init__(self, table: str, columns: Iterable[str], found: str):
+        names = ", ".join(f"`{column}`" for column in columns)
+        super().__init__(f"{names} cannot serve as the key of {table}.", found, "Name the columns whose values stand once.")
+
+
+class UnknownColumn(MLNotebooksError, KeyError):
+    """A table has no such column."""
+
+    def __init__(self, table: str, column: str, known: Iterable[str]):
+        known = list(known)
+        super().__init__(f"Table `{table}` has no column `{column}`.", did_you_mean(column, known), f"It has {', '.join(f'`{name}`' for name in known)}.")
 
 # %% ../nbs/library/01_errors.ipynb #ecc15c2f
 class UnknownPipeline(MLNotebooksError, KeyError):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Layer', 'RESERVED', 'Section', 'WorkspaceSettings', 'WarehouseSettings', 'TrackingSettings', 'RunSettings',
-           'KernelSettings', 'LogSettings', 'DashboardSettings', 'Settings', 'section_models', 'chosen_profile',
-           'load_settings', 'secret_values']
+           'KernelSettings', 'LogSettings', 'DashboardSettings', 'UpkeepSettings', 'Settings', 'section_models',
+           'chosen_profile', 'load_settings', 'secret_values']
 
 # %% ../nbs/library/02_settings.ipynb #1d83c146
 import os
@@ -71,7 +71,7 @@ class WarehouseSettings(Section):
     s3_key_id: SecretStr | None = Field(None, description="access key of the object store")
     s3_secret: SecretStr | None = Field(None, description="secret key of the object store")
 
-# %% ../nbs/library/02_settings.ipynb #ef08a6f3
+# %% ../nbs/library/02_settings.ipynb #0e8e6179
 class TrackingSettings(Section):
     """[tracking]: where MLflow keeps runs and models."""
 
@@ -115,7 +115,15 @@ class DashboardSettings(Section):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: PositiveInt = Field(8866, le=65535, description="port to listen on")
 
-# %% ../nbs/library/02_settings.ipynb #1a9dae3e
+
+class UpkeepSettings(Section):
+    """[upkeep]: what `mlnb tables maintain` keeps."""
+
+    keep_days: PositiveInt = Field(30, description="days for which every snapshot can be read")
+    keep_versions: PositiveInt = Field(5, description="newest versions of each table that can be read however old they are")
+    grace_hours: PositiveFloat = Field(24, description="hours that a file which nothing refers to any more stays, for readers that began before")
+
+# %% ../nbs/library/02_settings.ipynb #936ea3c3
 class Settings(BaseSettings):
     """Every setting of a workspace, read once and not changed afterwards."""
 
@@ -130,6 +138,7 @@ class Settings(BaseSettings):
     kernel: KernelSettings = KernelSettings()
     logs: LogSettings = LogSettings()
     dashboard: DashboardSettings = DashboardSettings()
+    upkeep: UpkeepSettings = UpkeepSettings()
 
     @classmethod
     def settings_customise_sources(

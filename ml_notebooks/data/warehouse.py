@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Mode', 'Warehouse', 'open_warehouse']
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #082be9d8
+# %% ../../nbs/library/data/07_warehouse.ipynb #7d2b2664
 import json
 import os
 import socket
@@ -20,7 +20,7 @@ import duckdb
 
 from .catalog import catalog_file, catalog_name, check_table_name, is_remote, quote
 from .connection import connect, lock_file
-from .inspection import snapshot_frame, table_frame, table_names, table_versions
+from .inspection import Layout, snapshot_frame, table_frame, table_layout, table_names, table_versions
 from .lock import write_lock
 from .messages import explain_query, explain_write
 from .queries import Reading, check_query, what_is_read
@@ -186,7 +186,7 @@ def _stage(wh: Warehouse, table: str, data: Data) -> str:
     except (duckdb.Error, TypeError, ValueError, OverflowError, NotImplementedError) as error:
         raise explain_write(error, wh.workspace, table) from error
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #fe4c9c6c
+# %% ../../nbs/library/data/07_warehouse.ipynb #86cc4c29
 def _identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
@@ -195,13 +195,26 @@ def _load(connection: duckdb.DuckDBPyConnection, table: str, staged: str, mode: 
     schema = table.partition(".")[0]
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS lake.{schema}")
     if mode == "replace":
-        connection.execute(f"CREATE OR REPLACE TABLE lake.{table} AS FROM {staged}")
+        _replace(connection, table, staged)
         return
     connection.execute(f"CREATE TABLE IF NOT EXISTS lake.{table} AS FROM {staged} LIMIT 0")
     if mode == "upsert":
         same = " AND ".join(f"old.{key} IS NOT DISTINCT FROM new.{key}" for key in map(_identifier, keys))
         connection.execute(f"DELETE FROM lake.{table} AS old USING {staged} AS new WHERE {same}")
     connection.execute(f"INSERT INTO lake.{table} BY NAME FROM {staged}")
+
+
+def _replace(connection: duckdb.DuckDBPyConnection, table: str, staged: str) -> None:
+    layout = table_layout(connection, table)
+    if layout != Layout():
+        layout = layout.among([name for name, *_ in connection.execute(f"DESCRIBE {staged}").fetchall()])
+    if layout == Layout():
+        connection.execute(f"CREATE OR REPLACE TABLE lake.{table} AS FROM {staged}")
+        return
+    connection.execute(f"CREATE OR REPLACE TABLE lake.{table} AS FROM {staged} LIMIT 0")
+    for statement in layout.statements(table):
+        connection.execute(statement)
+    connection.execute(f"INSERT INTO lake.{table} FROM {staged}")
 
 # %% ../../nbs/library/data/07_warehouse.ipynb #bbf05593
 def _check_keys(wh: Warehouse, table: str, staged: str, keys: tuple[str, ...]) -> None:

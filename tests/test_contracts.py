@@ -1,0 +1,306 @@
+"""Contracts against pandera's own answers, on awkward tables; their versions, severities and what they tell."""
+
+import os
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+
+import pandera.ibis as pa
+import pytest
+from support.workspaces import make_workspace
+
+from ml_notebooks.data.contract_changes import diff_contracts, keep_contract, read_contract
+from ml_notebooks.data.contract_drafts import infer_contract
+from ml_notebooks.data.contract_pass import as_ibis, measures, one_pass
+from ml_notebooks.data.contract_rules import TABLE, Freshness, References, Volume
+from ml_notebooks.data.contract_terms import promises
+from ml_notebooks.data.contracts import Contract, check, failing_rows
+from ml_notebooks.data.upkeep import maintain
+from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.errors import BadData, ReadOnlyWarehouse, UndeclaredWrite, UnknownCheck, UnknownTable
+from ml_notebooks.lineage import VARIABLE, begin_lineage, read_lineage
+
+AWKWARD = """
+SELECT * FROM (VALUES
+    (0, 0.5, 'EWR', true), (1, 'nan', '', false), (12, 'inf', 'ewr', NULL), (13, '-inf', 'JF K', true), (NULL, NULL, NULL, NULL),
+    (-9223372036854775808, -0.0, 'L''GA', false), (9223372036854775807, 1e308, 'Zürich ✈', true), (12, 0.5, 'EWR', true)
+) AS rows(n, x, word, flag)
+"""
+
+
+@pytest.fixture(scope="module")
+def wh(tmp_path_factory):
+    with open_warehouse(make_workspace(tmp_path_factory.mktemp("contracts"), lock_timeout=60)) as opened:
+        opened.publish(
+            "raw.awkward", f"SELECT n::BIGINT AS n, x::DOUBLE AS x, word, flag FROM ({AWKWARD.strip()})"
+        )
+        opened.publish("raw.empty", "FROM raw.awkward LIMIT 0")
+        opened.publish(
+            "raw.missing", "SELECT NULL::BIGINT AS n, NULL::DOUBLE AS x, NULL::VARCHAR AS word FROM range(3)"
+        )
+        yield opened
+
+
+def failing(result):
+    """(column, check) -> failing rows."""
+    return result.checks.set_index(["column", "check"])["failing"].to_dict()
+
+
+def by_pandera(wh, table, schema):
+    """The failing rows of the one check of a schema, as pandera's own `validate` finds them."""
+    try:
+        schema.validate(as_ibis(wh, table), lazy=True)
+    except pa.errors.SchemaErrors as errors:
+        [error] = errors.schema_errors
+        cases = error.failure_cases
+        return int(cases.count().execute()) if hasattr(cases, "execute") else len(cases)
+    return 0
+
+
+CHECKS = {
+    "eq": ("n", pa.Check.eq(12)),
+    "ne": ("n", pa.Check.ne(12)),
+    "gt": ("n", pa.Check.gt(12)),
+    "ge": ("n", pa.Check.ge(12)),
+    "lt": ("n", pa.Check.lt(0)),
+    "le": ("n", pa.Check.le(0)),
+    "in_range": ("n", pa.Check.in_range(0, 12)),
+    "in_range, open": ("n", pa.Check.in_range(0, 12, include_min=False, include_max=False)),
+    "isin": ("n", pa.Check.isin([0, 12])),
+    "notin": ("n", pa.Check.notin([0, 12])),
+    "float in_range": ("x", pa.Check.in_range(0, 1)),
+    "float isin": ("x", pa.Check.isin([0.5])),
+    "str_matches": ("word", pa.Check.str_matches("[A-Z]{3}$")),
+    "str_contains": ("word", pa.Check.str_contains("G")),
+    "str_startswith": ("word", pa.Check.str_startswith("L'")),
+    "str_endswith": ("word", pa.Check.str_endswith("✈")),
+    "str_length": ("word", pa.Check.str_length(3, 3)),
+    "str_length, at least": ("word", pa.Check.str_length(min_value=1)),
+    "str isin": ("word", pa.Check.isin(["EWR", "L'GA"])),
+    "function": ("n", pa.Check(lambda d: d.table[d.key] % 2 == 0, name="even")),
+    "function of missing": ("n", pa.Check(lambda d: d.table[d.key].notnull(), name="there")),
+    "missing counts": ("n", pa.Check(lambda d: d.table[d.key].notnull(), name="there", ignore_na=False)),
+}
+
+
+@pytest.mark.parametrize("table", ["raw.awkward", "raw.empty", "raw.missing"])
+@pytest.mark.parametrize("name", CHECKS)
+def test_the_one_pass_counts_what_pandera_finds(wh, name, table):
+    column, tested = CHECKS[name]
+    schema = pa.DataFrameSchema({column: pa.Column(None, tested, nullable=True)})
+    result = check(wh, Contract(table, schema))
+    assert failing(result)[column, str(tested.error or tested.name)] == by_pandera(wh, table, schema)
+
+
+@pytest.mark.parametrize(
+    ("condition", "rows"),
+    [
+        (lambda d: d.table.n > d.table.x, "n <= x"),
+        (lambda d: d.table.n.isnull() | d.table.x.notnull(), "n IS NOT NULL AND x IS NULL"),
+        (lambda d: d.table.count() == 8, "false"),
+        (lambda d: d.table.n.count() > 100, "true"),
+        (lambda d: d.table.x.max() < 0, "true"),
+        (lambda d: {"a": d.table.n >= 0, "b": d.table.word != "EWR"}, "n < 0 OR word = 'EWR'"),
+        (lambda d: d.table.n < d.table.n.mean(), "n >= (SELECT avg(n) FROM raw.awkward)"),
+    ],
+)
+def test_conditions_of_the_table(wh, condition, rows):
+    schema = pa.DataFrameSchema({}, checks=pa.Check(condition, name="condition"))
+    expected = wh.sql(f"SELECT count(*) FROM raw.awkward WHERE {rows}").fetchall()[0][0]
+    assert failing(check(wh, Contract("raw.awkward", schema))) == {(TABLE, "condition"): expected}
+
+
+def test_all_checks_are_one_statement(wh):
+    columns = {
+        name: pa.Column(None, [one for at, one in CHECKS.values() if at == name], nullable=False)
+        for name in ("n", "x", "word")
+    }
+    schema = pa.DataFrameSchema(columns)
+    table = as_ibis(wh, "raw.awkward")
+    statement = one_pass(table, measures(promises(schema), table, "raw.awkward"))
+    assert statement.count("FROM") == 1 and statement.count(' AS "m') == len(CHECKS) + 3
+
+
+@pytest.mark.parametrize("table", ["raw.awkward", "raw.empty", "raw.missing"])
+def test_a_table_fulfils_the_contract_that_was_drafted_from_it(wh, table):
+    draft = infer_contract(wh, table)
+    result = check(wh, draft.contract())
+    broken = result.checks[~result.checks["ok"]]
+    assert set(zip(broken["column"], broken["check"], strict=True)) <= {("x", "not missing")}  # NaN
+    assert infer_contract(wh, table).contract().version == draft.contract().version
+
+
+def test_uniqueness_counts_every_row_that_is_not_alone(wh):
+    wh.publish(
+        "raw.twice",
+        'SELECT * FROM (VALUES (1, 1), (1, 1), (1, 2), (NULL, 2), (NULL, 2), (3, 3)) AS r("a ""b", c)',
+    )
+    schema = pa.DataFrameSchema({'a "b': pa.Column(None, unique=True, nullable=True)}, unique=['a "b', "c"])
+    found = failing(check(wh, Contract("raw.twice", schema)))
+    assert found['a "b', "unique"] == 5 and found['a "b, c', "unique together"] == 4
+    rows = failing_rows(wh, Contract("raw.twice", schema), 'a "b, c', "unique together")
+    assert sorted(rows["c"]) == [1, 1, 2, 2]
+
+
+def test_the_version_is_the_same_in_another_process(wh):
+    source = """
+import pandera.ibis as pa
+from ml_notebooks.data.contracts import Contract
+limit = 60
+checks = [pa.Check.isin({"EWR", "JFK", "LGA", "SWF"}), pa.Check(lambda d: d.table[d.key].length() < limit, name="short")]
+print(Contract("raw.flights", pa.DataFrameSchema({"origin": pa.Column(str, checks)})).version)
+"""
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", source],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2)
+    }
+    assert len(said) == 1 and len(said.pop().strip()) == 12
+
+
+@pytest.mark.parametrize("severity", ["warn", "error"])
+def test_a_warning_stops_nothing(wh, severity):
+    metadata = {"severity": severity}
+    schema = pa.DataFrameSchema(
+        {
+            "n": pa.Column(float, pa.Check.gt(0, raise_warning=severity == "warn"), metadata=metadata),
+            "gate": pa.Column(str, metadata=metadata),
+        },
+        strict=True,
+        unique=["n"],
+        metadata=metadata,
+    )
+    rules = [References("word", "raw.empty", severity=severity), Freshness(timedelta(0), severity=severity)]
+    result = check(wh, Contract("raw.awkward", schema, rules))
+    broken = int((~result.checks["ok"]).sum())
+    assert broken == 8 and set(result.checks["severity"]) == {severity}
+    assert (result.ok, result.warnings) == ((True, broken) if severity == "warn" else (False, 0))
+
+
+@pytest.mark.parametrize(
+    ("newest", "expected"),
+    [
+        ("TIMESTAMPTZ '2026-03-14 00:00:00+00'", 0),
+        ("TIMESTAMP '2026-03-14 00:00'", 0),
+        ("DATE '2026-03-14'", 0),
+        ("'2026-03-14T00:00:00'", 0),
+        ("DATE '2026-03-12'", 1),
+        ("NULL::DATE", 1),
+    ],
+)
+def test_freshness_of_every_kind_of_time(wh, newest, expected):
+    wh.publish("raw.clock", f"SELECT {newest} AS t")
+    rule = Freshness(timedelta(days=1), "t", as_of=datetime(2026, 3, 14, 12, tzinfo=timezone.utc))
+    assert rule.measure(wh, "raw.clock", 1).failing == expected
+
+
+def test_the_volume_is_compared_with_versions_and_not_with_upkeep(tmp_path):
+    with open_warehouse(make_workspace(tmp_path)) as wh:
+        for rows in (1000, 1100, 900):
+            wh.publish("raw.daily", f"SELECT range AS n FROM range({rows})")
+        maintain(wh)
+        assert Volume().measure(wh, "raw.daily", 900).found == "900 rows, usually 1,050"
+        wh.append("raw.daily", "SELECT range AS n FROM range(2000)")
+        assert Volume().measure(wh, "raw.daily", 2900).failing == 2900
+
+
+def test_a_contract_holds_of_an_old_snapshot(wh):
+    old = wh.publish("raw.aging", "SELECT 1 AS n")
+    wh.publish("raw.aging", "SELECT -1 AS n")
+    contract = Contract("raw.aging", pa.DataFrameSchema({"n": pa.Column(None, pa.Check.gt(0))}))
+    with wh.at(old) as past:
+        assert check(past, contract).ok and not check(wh, contract).ok
+        with pytest.raises(ReadOnlyWarehouse, match="contract_failures"):
+            check(
+                past,
+                Contract("raw.aging", pa.DataFrameSchema({"n": pa.Column(None, pa.Check.lt(0))})),
+                keep=1,
+            )
+
+
+def test_kept_rows_are_a_bounded_sample(wh):
+    wh.publish("raw.many", "SELECT range AS n, 'a''b' AS word FROM range(1000)")
+    contract = Contract(
+        "raw.many", pa.DataFrameSchema({"n": pa.Column(None, [pa.Check.lt(0), pa.Check.ne(5)])})
+    )
+    before = len(wh.table("ops.contract_failures")) if "ops.contract_failures" in wh.names() else 0
+    assert check(wh, contract, keep=10).kept == 11
+    kept = wh.sql("FROM ops.contract_failures WHERE table_name = 'raw.many'").df()
+    assert len(wh.table("ops.contract_failures")) == before + 11
+    assert set(kept["failing"]) == {1000, 1} and set(kept["contract"]) == {contract.version}
+    assert wh.sql(
+        "SELECT DISTINCT row->>'word' FROM ops.contract_failures WHERE table_name = 'raw.many'"
+    ).fetchall() == [("a'b",)]
+
+
+def test_what_a_check_reads_is_told_and_what_it_keeps_must_be_declared(wh, tmp_path, monkeypatch):
+    begin_lineage(tmp_path / "facts", [])
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "facts"))
+    schema = pa.DataFrameSchema({"n": pa.Column(None, pa.Check.gt(100), unique=True)})
+    contract = Contract("raw.awkward", schema, [References("word", "raw.empty")])
+    check(wh, contract)
+    told = read_lineage(tmp_path / "facts")
+    assert set(told.reads) == {"raw.awkward", "raw.empty"} and told.unseen == ()
+    with pytest.raises(UndeclaredWrite, match=r"may not write `ops\.contract_failures`"):
+        check(wh, contract, keep=1)
+
+
+def test_a_kept_contract_is_read_again_as_it_was(wh):
+    column = pa.Column(
+        int, [pa.Check.in_range(0, 9), pa.Check(lambda d: d.table[d.key] != 5, name="not five")], unique=True
+    )
+    contract = Contract(
+        "raw.kept", pa.DataFrameSchema({"n": column}), [Volume(), References("n", "raw.other")]
+    )
+    assert keep_contract(wh, contract) == contract.version == read_contract(wh, "raw.kept").version
+    assert not len(diff_contracts(read_contract(wh, "raw.kept"), contract).changes)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "effect"),
+    [
+        (pa.Check.in_range(0, 10), pa.Check.in_range(0, 11), "breaks readers"),
+        (pa.Check.in_range(0, 10), pa.Check.in_range(1, 10), "asks more of the source"),
+        (pa.Check.in_range(0, 10), pa.Check.in_range(-1, 9), "breaks readers, asks more of the source"),
+        (pa.Check.in_range(0, 10), pa.Check.in_range(0, 10, include_max=False), "asks more of the source"),
+        (pa.Check.isin([1, 2]), pa.Check.isin([1, 2, 3]), "breaks readers"),
+        (pa.Check.isin([1, 2]), pa.Check.isin([1]), "asks more of the source"),
+        (pa.Check.notin([1, 2]), pa.Check.notin([1]), "breaks readers"),
+        (pa.Check.notin([1]), pa.Check.notin([1, 2]), "asks more of the source"),
+        (pa.Check.str_length(2, 3), pa.Check.str_length(min_value=2), "breaks readers"),
+        (pa.Check.str_length(min_value=2), pa.Check.str_length(2, 3), "asks more of the source"),
+        (pa.Check.str_matches("a"), pa.Check.str_matches("b"), "breaks readers, asks more of the source"),
+        (pa.Check.gt(0), pa.Check.gt(0, raise_warning=True), "breaks readers"),
+        (pa.Check.gt(0, raise_warning=True), pa.Check.gt(0), "asks more of the source"),
+    ],
+)
+def test_whom_a_change_touches(old, new, effect):
+    one, other = (Contract("raw.t", pa.DataFrameSchema({"n": pa.Column(None, each)})) for each in (old, new))
+    assert diff_contracts(one, other).changes["effect"].tolist() == [effect]
+    assert diff_contracts(one, other).breaks_readers == ("readers" in effect)
+
+
+@pytest.mark.parametrize("table", ["raw.nothing", "raw.awkwart"])
+def test_no_such_table(wh, table):
+    with pytest.raises(UnknownTable, match=table):
+        check(wh, Contract(table, pa.DataFrameSchema({"n": pa.Column()})))
+    with pytest.raises(UnknownTable, match=table):
+        infer_contract(wh, table)
+
+
+def test_rows_of_a_check_that_has_none(wh):
+    contract = Contract("raw.awkward", pa.DataFrameSchema({"n": pa.Column(int, nullable=True)}))
+    with pytest.raises(
+        UnknownCheck, match=r"no check `n: is int64` of which rows could be shown\. It has: none"
+    ):
+        failing_rows(wh, contract, "n", "is int64")
+
+
+def test_a_rule_with_sql_in_a_name_is_refused(wh):
+    with pytest.raises((BadData, ValueError), match=r"schema\.table"):
+        References("n", "raw.empty; DROP TABLE raw.awkward").rows_query("raw.awkward")
