@@ -7,8 +7,8 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'Settings
            'MissingExtra', 'UnknownTable', 'InvalidTableName', 'UnknownSnapshot', 'BadQuery', 'BadData',
            'ReadOnlyWarehouse', 'WarehouseLocked', 'NewerWarehouse', 'WarehouseUnavailable', 'DiskFull',
            'ContractBroken', 'EmptySample', 'BadSample', 'OneClass', 'NaiveTime', 'NotExplainable',
-           'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel', 'UnknownPipeline', 'BadPipeline',
-           'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
+           'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel', 'BadRecipe', 'UnknownPipeline',
+           'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
            'BadParameter', 'NotRecordable', 'GateFailed', 'UndeclaredWrite', 'StepFailed', 'KernelDied', 'UnknownStep',
            'NothingToResume', 'PipelineBusy', 'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken',
            'NothingScheduled', 'SchedulerBusy', 'BadRange', 'BackfillFailed']
@@ -322,6 +322,14 @@ class UntrustedModel(MLNotebooksError, ValueError):
             reason,
             "Register it again from a run of this workspace.",
         )
+
+# %% ../nbs/library/01_errors.ipynb #91c31a63
+class BadRecipe(MLNotebooksError, ValueError):
+    """A rule of a recipe for cleaning cannot be applied to these columns."""
+
+    def __init__(self, rule: object, reason: str, do: str = "Correct the recipe; nothing was changed."):
+        name = rule if isinstance(rule, str) else type(rule).__name__
+        super().__init__(f"The rule `{name}` cannot be applied.", reason, do)
 
 # %% ../nbs/library/01_errors.ipynb #ecc15c2f
 class UnknownPipeline(MLNotebooksError, KeyError):
