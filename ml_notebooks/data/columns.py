@@ -134,20 +134,53 @@ def sampled_sql(name: str, type_name: str) -> str:
         return f"epoch({value})"
     return f"left(({value})::VARCHAR, {LONGEST})"
 
-# %% ../../nbs/library/data/15b_columns.ipynb #7c83d579
+# %% ../../nbs/library/data/15b_columns.ipynb #c774e3ed
 BINS, TOP = 24, 30
 
 
-def _tally(values: pa.Array) -> pa.Table:
-    """The different values and how often each stands there."""
+def _tally(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """The different texts and how often each stands there."""
     counted = pc.value_counts(values)
-    return pa.table({"value": counted.field("values"), "rows": counted.field("counts")})
+    return counted.field("values"), counted.field("counts").to_numpy()
 
 
-def _most_frequent(tally: pa.Table, count: int = TOP) -> list[tuple[Any, int]]:
+def _most_frequent(values: pa.Array, rows: np.ndarray, count: int = TOP) -> list[tuple[Any, int]]:
+    """The most frequent values and their rows; of two that are equally frequent, the smaller first."""
+    tally = pa.table({"value": values, "rows": rows})
     keys = [("rows", "descending"), ("value", "ascending")]
     first = tally.take(pc.select_k_unstable(tally, k=min(count, len(tally)), sort_keys=keys)) if len(tally) else tally
     return list(zip(first["value"].to_pylist(), first["rows"].to_pylist(), strict=True))
+
+# %% ../../nbs/library/data/15b_columns.ipynb #bbb576b2
+@dataclass(frozen=True)
+class _Sorted:
+    """Numbers in order."""
+
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, values: pa.Array) -> "_Sorted":
+        """The values of an array without missing ones."""
+        return cls(np.sort(values.to_numpy(zero_copy_only=False)))
+
+    def tally(self) -> tuple[np.ndarray, np.ndarray]:
+        """The different values and how often each stands there."""
+        starts = np.flatnonzero(np.r_[True, self.values[1:] != self.values[:-1]]) if len(self.values) else np.array([], int)
+        return self.values[starts], np.diff(np.r_[starts, len(self.values)])
+
+    def percentiles(self) -> np.ndarray:
+        """The 0th to the 100th, by linear interpolation."""
+        place = np.linspace(0, len(self.values) - 1, 101)
+        below = place.astype(int)
+        above = np.minimum(below + 1, len(self.values) - 1)
+        low, high = self.values[below].astype(float), self.values[above].astype(float)
+        return low + (high - low) * (place - below)
+
+    def counts(self, edges: np.ndarray) -> tuple[np.ndarray, int, int]:
+        """How many lie in each bin, left of all and right of all."""
+        places = np.searchsorted(self.values, edges)
+        places[-1] = np.searchsorted(self.values, edges[-1], "right")
+        return np.diff(places), int(places[0]), int(len(self.values) - places[-1])
 
 # %% ../../nbs/library/data/15b_columns.ipynb #b94c6d77
 def _reach(percentiles: np.ndarray) -> tuple[float, float]:
@@ -169,18 +202,17 @@ def bin_edges(
         return np.array([low - 0.5, high + 0.5])
     return np.linspace(low, high, BINS + 1)
 
-# %% ../../nbs/library/data/15b_columns.ipynb #475003f4
-def _distribution(values: np.ndarray, whole: bool, low: float, high: float, scale: float) -> dict[str, Any]:
-    percentiles = np.percentile(values, np.arange(101))
+# %% ../../nbs/library/data/15b_columns.ipynb #781d0281
+def _distribution(values: _Sorted, whole: bool, low: float, high: float, scale: float) -> dict[str, Any]:
+    percentiles = values.percentiles()
     percentiles[[0, -1]] = low, high
     edges = bin_edges(percentiles, whole)
-    counts, beyond = np.histogram(values, edges)[0], ((values < edges[0]).sum(), (values > edges[-1]).sum())
-    left, right = (round(scale * float(rows)) for rows in beyond)
+    counts, left, right = values.counts(edges)
     return {
         "percentiles": tuple(percentiles.tolist()),
         "edges": tuple(edges.tolist()),
         "counts": tuple(round(scale * rows) for rows in counts.tolist()),
-        "beyond": (left, right),
+        "beyond": (round(scale * left), round(scale * right)),
     }
 
 # %% ../../nbs/library/data/15b_columns.ipynb #fcc51d37
@@ -204,48 +236,52 @@ def sentinels(
     others = values[~np.isin(values, suspects)]
     return [value for value in suspects if _is_far(value, others)] if len(others) > 1 else []
 
-# %% ../../nbs/library/data/15b_columns.ipynb #8e454d0d
+# %% ../../nbs/library/data/15b_columns.ipynb #6edb49a0
 _WORDS = pa.array(["", "-", "--", "?", ".", "n/a", "na", "nan", "nil", "none", "null", "unknown", "undefined", "missing", "#n/a"])
 _NUMBER, _DATE = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$", r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}.*)?$"
 
 
 def text_remarks(
-    tally: pa.Table,  # value and rows
+    values: pa.Array,  # the different values
+    rows: np.ndarray,  # of each
 ) -> Iterator[str]:
     """What is suspicious about the values of a text."""
-    plain = pc.utf8_trim_whitespace(tally["value"])
+    plain = pc.utf8_trim_whitespace(values)
     lower = pc.utf8_lower(plain)
-    stand_ins = tally.filter(pc.is_in(lower, _WORDS))
-    if len(stand_ins):
-        words = ", ".join(f"`{value}`" for value, _ in _most_frequent(stand_ins, 3))
+    stand_in = pc.is_in(lower, _WORDS)
+    if pc.any(stand_in).as_py():
+        words = ", ".join(f"`{value}`" for value, _ in _chosen(values, rows, stand_in))
         yield f"{words} may stand for missing"
-    spelt = _tally(pc.utf8_lower(pc.utf8_trim_whitespace(tally["value"].combine_chunks())))
-    twice = spelt.filter(pc.greater(spelt["rows"], 1))
-    if len(twice):
-        example = tally.filter(pc.equal(lower, _most_frequent(twice, 1)[0][0]))
-        yield f"{_many(len(twice), 'value')} in several spellings, for example " + ", ".join(f"`{value}`" for value, _ in _most_frequent(example, 3))
-    yield from _misread(plain.filter(pc.invert(pc.is_in(lower, _WORDS))))
+    spelt, spellings = _tally(lower)
+    if len(spelt) < len(values):
+        example = pc.equal(lower, _most_frequent(spelt, spellings, 1)[0][0])
+        yield f"{_many(int((spellings > 1).sum()), 'value')} in several spellings, for example " + ", ".join(f"`{value}`" for value, _ in _chosen(values, rows, example))
+    yield from _misread(plain.filter(pc.invert(stand_in)))
 
-# %% ../../nbs/library/data/15b_columns.ipynb #c8239ca3
+
+def _chosen(values: pa.Array, rows: np.ndarray, which: pa.Array) -> list[tuple[Any, int]]:
+    """The three most frequent of some values."""
+    return _most_frequent(values.filter(which), rows[which.to_numpy(zero_copy_only=False)], 3)
+
+# %% ../../nbs/library/data/15b_columns.ipynb #b8e373c2
 def _many(count: float, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def _misread(values: pa.ChunkedArray) -> Iterator[str]:
-    if not len(values):
-        return
+def _misread(values: pa.Array) -> Iterator[str]:
     for what, pattern in (("numbers", _NUMBER), ("dates", _DATE)):
-        coded = what == "numbers" and pc.any(pc.match_substring_regex(values, r"^0\d")).as_py()
-        if not coded and pc.all(pc.match_substring_regex(values, pattern)).as_py():
-            yield f"all values are {what}, kept as text"
+        if len(values) and all(pc.all(pc.match_substring_regex(part, pattern)).as_py() for part in (values[:100], values)):
+            coded = what == "numbers" and pc.any(pc.match_substring_regex(values, r"^0\d")).as_py()
+            yield from () if coded else (f"all values are {what}, kept as text",)
 
-# %% ../../nbs/library/data/15b_columns.ipynb #11c2aa1a
-def _remarks(kind: str, exact: Mapping[str, Any], tally: pa.Table, shown: list[str], known: int, distinct: int, sure: bool) -> Iterator[str]:
+# %% ../../nbs/library/data/15b_columns.ipynb #e571781e
+def _remarks(exact: Mapping[str, Any], top: list[tuple[str, int]], distinct: int, sure: bool) -> Iterator[str]:
+    known = exact["known"]
     if not known:
         yield "empty"
     elif distinct == 1:
-        yield f"constant: `{shown[0]}`" if shown else "constant"
-    elif distinct == known and known > 1:
+        yield f"constant: `{top[0][0]}`" if top else "constant"
+    elif distinct == known > 1:
         yield "unique" if sure else "seems unique"
     if exact.get("infinite"):
         yield f"{_many(exact['infinite'], 'value')} infinite"
@@ -253,31 +289,26 @@ def _remarks(kind: str, exact: Mapping[str, Any], tally: pa.Table, shown: list[s
         yield f"{_many(exact['impossible'], 'date')} before {FIRST_YEAR} or after {LAST_YEAR - 1}"
     if exact.get("padded"):
         yield f"spaces around {_many(exact['padded'], 'value')}"
-    if kind == "text":
-        yield from text_remarks(tally)
 
-# %% ../../nbs/library/data/15b_columns.ipynb #131da8ef
-def _numeric(values: pa.Array, type_name: str, exact: Mapping[str, Any], scale: float, tally: pa.Table) -> tuple[dict[str, Any], list[str]]:
-    numbers, kind = np.sort(pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)), kind_of(type_name)
-    different = pc.cast(tally["value"], pa.float64()).to_numpy()
-    low, high = float(exact["low"]), float(exact["high"])
+# %% ../../nbs/library/data/15b_columns.ipynb #7a7bb938
+def _numeric(values: _Sorted, different: np.ndarray, rows: np.ndarray, type_name: str, exact: Mapping[str, Any], scale: float) -> tuple[dict[str, Any], list[str]]:
+    kind, low, high = kind_of(type_name), float(exact["low"]), float(exact["high"])
     whole = kind == "number" and bool((different == np.floor(different)).all())
-    found = _distribution(numbers, whole, low, high, scale)
-    if kind == "number" and len(numbers) > 1:
-        found["std"] = float(np.std(numbers / (scaled := max(abs(low), abs(high), 1.0)), ddof=1) * scaled)
+    found = _distribution(values, whole, low, high, scale)
+    if kind == "number" and len(values.values) > 1:
+        found["std"] = float(np.std(values.values / (scaled := max(abs(low), abs(high), 1.0)), ddof=1) * scaled)
     stand_ins = sentinels(different, low, high, _SENTINELS if kind == "number" else _SENTINEL_TIMES)
-    rows = {value: round(scale * int((numbers == value).sum())) for value in stand_ins}
-    return found, [f"{as_text(value, type_name)} may stand for missing ({_many(max(rows[value], 1), 'row')})" for value in stand_ins]
+    counts = {value: max(round(scale * int(rows[different == value].sum())), 1) for value in stand_ins}
+    return found, [f"{as_text(value, type_name)} may stand for missing ({_many(count, 'row')})" for value, count in counts.items()]
 
 
 def as_text(value: Any, type_name: str) -> str:
     """A sampled value as text."""
-    kind = kind_of(type_name)
-    if kind == "time":
+    if kind_of(type_name) == "time":
         return moment(value, type_name)
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
-# %% ../../nbs/library/data/15b_columns.ipynb #b9fc48f0
+# %% ../../nbs/library/data/15b_columns.ipynb #5feeca0f
 def describe(
     name: str,
     type_name: str,  # of DuckDB
@@ -288,13 +319,23 @@ def describe(
     """A column, from what is known of every row and from a sample."""
     values, kind, known = sample.drop_null(), kind_of(type_name), exact["known"]
     sure, scale = len(sample) == rows, rows / max(len(sample), 1)
-    tally = _tally(values)
-    distinct = len(tally) if sure else min(max(exact["distinct"], len(tally)), known)
-    if not sure and len(tally) == len(values) and distinct > 0.9 * known:
-        distinct = known
-    shown, more, notes = [(as_text(value, type_name), round(scale * count)) for value, count in _most_frequent(tally)], {}, list[str]()
-    if len(values) and kind in ("number", "time"):
-        more, notes = _numeric(values, type_name, exact, scale, tally)
-    remarks = [*_remarks(kind, exact, tally, [text for text, _ in shown], known, distinct, sure), *notes]
-    ends = [moment(exact[end], type_name) if kind == "time" and known else exact.get(end) for end in ("low", "high")]
-    return ColumnProfile(name, type_name, kind, rows, rows - known, distinct, sure, *ends, mean=exact.get("mean"), top=tuple(shown), remarks=tuple(remarks), **more)
+    ordered = _Sorted.of(values) if kind in ("number", "time") else None
+    different, counts = ordered.tally() if ordered else _tally(values)
+    top = [(as_text(value, type_name), round(scale * count)) for value, count in _most_frequent(pa.array(different), counts)]
+    distinct = _distinct(exact, counts, len(values), sure)
+    more, notes = _numeric(ordered, different, counts, type_name, exact, scale) if ordered and len(values) else ({}, [])
+    remarks = [*_remarks(exact, top, distinct, sure), *notes, *(text_remarks(different, counts) if kind == "text" else ())]
+    ends: dict[str, Any] = {end: moment(exact[end], type_name) if kind == "time" and known else exact.get(end) for end in ("low", "high")}
+    return ColumnProfile(name, type_name, kind, rows, rows - known, distinct, sure, mean=exact.get("mean"), top=tuple(top), remarks=tuple(remarks), **ends, **more)
+
+
+def _distinct(exact: Mapping[str, Any], counts: np.ndarray, sampled: int, sure: bool) -> int:
+    """The number of different values: counted where the sample is all rows, otherwise estimated."""
+    found, known = len(counts), int(exact["known"])
+    if sure:
+        return found
+    once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+    if once <= found / 10:
+        return min(found + once * once // (2 * max(twice, 1)), known)
+    estimate = max(exact["distinct"], found)
+    return known if found == sampled and estimate > known / 3 else min(estimate, known)

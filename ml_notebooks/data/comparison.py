@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['distance', 'Comparison', 'compare']
 
-# %% ../../nbs/library/data/16_comparison.ipynb #44440e02
+# %% ../../nbs/library/data/16_comparison.ipynb #60dc2976
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
@@ -14,20 +14,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .columns import ColumnProfile
-from .drawings import ATTENTION, CURRENT, REFERENCE, bar, overlay, page, percent, small, table, tag
+from ml_notebooks.data.drawings import (
+    ATTENTION,
+    CURRENT,
+    REFERENCE,
+    bar,
+    legend,
+    overlay,
+    page,
+    percent,
+    small,
+    table,
+    tag,
+)
 from .profile import Profile, in_words
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../../nbs/library/data/16_comparison.ipynb #a28f3c28
+# %% ../../nbs/library/data/16_comparison.ipynb #e7dcc41a
 def _cumulative(percentiles: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The share of values below each point, and up to it."""
     values, first, count = np.unique(percentiles, return_index=True, return_counts=True)
     last = first + count - 1
     between = np.interp(at, np.repeat(values, 2), np.column_stack([first, last]).ravel())
     place = np.minimum(np.searchsorted(values, at), len(values) - 1)
-    return tuple(np.where(values[place] == at, there[place], between) / 100 for there in (first, last))
+    below, up_to = (np.where(values[place] == at, there[place], between) / 100 for there in (first, last))
+    return below, up_to
 
 
 def _ordered_distance(reference: ColumnProfile, current: ColumnProfile) -> float:
@@ -141,11 +154,11 @@ def _news(before: ColumnProfile | None, after: ColumnProfile | None) -> list[str
             news += [f"{words}: {', '.join(f'`{in_words(value)}`' for value in values[:4])}{f' and {len(values) - 4} more' if values[4:] else ''}"] if values else []
     return news
 
-# %% ../../nbs/library/data/16_comparison.ipynb #5ccd3fec
+# %% ../../nbs/library/data/16_comparison.ipynb #2b2b8886
 def _picture(before: ColumnProfile | None, after: ColumnProfile | None) -> str:
-    sides = [(c.edges, c.counts) if c else ((), ()) for c in (before, after)]
-    if any(edges for edges, _ in sides):
-        return overlay(*sides)
+    bins = [(c.edges, c.counts) if c else ((), ()) for c in (before, after)]
+    if any(edges for edges, _ in bins):
+        return overlay(bins[0], bins[1])
     shares = [_shares(c) if c else {} for c in (before, after)]
     values = sorted({*shares[0], *shares[1]}, key=lambda value: -max(share.get(value, 0) for share in shares))
     return "".join(_pair(value, *(share.get(value, 0.0) for share in shares)) for value in values[:4]) + (small(f"and {len(values) - 4} more") if values[4:] else "")
@@ -155,7 +168,7 @@ def _pair(value: str, before: float, after: float) -> str:
     bars = f'<span style="display:inline-flex;flex-direction:column;gap:1px;vertical-align:middle">{bar(before, REFERENCE)}{bar(after, CURRENT)}</span>'
     return f'<div style="white-space:nowrap;line-height:1.2;margin-bottom:2px">{bars} {escape(in_words(value))}</div>'
 
-# %% ../../nbs/library/data/16_comparison.ipynb #a4c8a1b8
+# %% ../../nbs/library/data/16_comparison.ipynb #3072ac1e
 def _two(before: object, after: object) -> str:
     """Two values, one below the other, in the colours of their sides; one where they agree."""
     if before == after:
@@ -172,12 +185,13 @@ def _cells(name: str, before: ColumnProfile | None, after: ColumnProfile | None)
         _picture(before, after),
         _two(*(c and percent(c.missing_share) for c in sides)),
         _two(*(c and f"{'' if c.exact else 'about '}{c.distinct:,}" for c in sides)),
-        _two(*(c and c.percentiles and in_words(c.quantile(0.5)) or None for c in sides)) if any(c and c.percentiles for c in sides) else "",
+        _two(*(in_words(c.quantile(0.5)) if c and c.percentiles else None for c in sides)) if any(c and c.percentiles for c in sides) else "",
         "".join(tag(remark) for remark in _news(before, after)),
     ]
 
 
 def _page(comparison: Comparison) -> str:
-    about = f"■ {_name(comparison.reference)}, {comparison.reference.rows:,} rows (grey) · ■ {_name(comparison.current)}, {comparison.current.rows:,} rows (blue)"
+    sides = (f"{_name(one)}, {one.rows:,} rows" for one in (comparison.reference, comparison.current))
     head = ["column", "distance", "values", "missing", "different", "median", "what is new"]
-    return page(f"{comparison.reference.name} → {comparison.current.name}", about, table(head, (_cells(*pair) for pair in comparison.pairs())))
+    about = f"{len(comparison.moved())} of {len(list(comparison.pairs()))} columns came, went, changed their type or moved by 0.1 or more"
+    return page(f"{comparison.reference.name} → {comparison.current.name}", about, legend(*sides), table(head, (_cells(*pair) for pair in comparison.pairs())))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Profile', 'rank_correlations', 'profile', 'in_words', 'values_cell']
 
-# %% ../../nbs/library/data/15c_profile.ipynb #a1aaf830
+# %% ../../nbs/library/data/15c_profile.ipynb #ecb2d4b8
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +17,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .columns import ColumnProfile, describe, exact_sql, identifier, kind_of, sampled_sql
-from .drawings import ATTENTION, CURRENT, REFERENCE, bar, heading, histogram, page, percent, small, table, tag
+from .columns import ColumnProfile, describe, exact_sql, identifier, sampled_sql
+from ml_notebooks.data.drawings import (
+    ATTENTION,
+    CURRENT,
+    REFERENCE,
+    bar,
+    heading,
+    histogram,
+    page,
+    percent,
+    small,
+    table,
+    tag,
+)
 from .staging import Data, to_arrow
 from .warehouse import Warehouse
 
@@ -26,12 +38,12 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
-# %% ../../nbs/library/data/15c_profile.ipynb #7a237206
+# %% ../../nbs/library/data/15c_profile.ipynb #c15031cb
 @dataclass(frozen=True)
 class Profile:
     """What a table, a query or a frame holds."""
 
-    name: str  # of the table; `query` or `frame` otherwise
+    name: str  # of the table, or what it was called
     version: int | None  # the snapshot that last changed the table
     rows: int
     sampled: int  # rows that quantiles, histograms, most frequent values and correlations come from
@@ -90,7 +102,7 @@ def _frame(profile: Profile) -> "pd.DataFrame":
     ]
     return pd.DataFrame(rows)
 
-# %% ../../nbs/library/data/15c_profile.ipynb #55a33e6a
+# %% ../../nbs/library/data/15c_profile.ipynb #e009d2cb
 _TABLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 
 
@@ -101,9 +113,11 @@ def _chosen(rows: int, sample: int, numbered: bool) -> str:
 
 
 def _statement(columns: dict[str, str], source: str, chosen: str) -> str:
-    exact = ", ".join(f"{exact_sql(name, kind)} AS c{i}" for i, (name, kind) in enumerate(columns.items()))
+    exact = "".join(f", {exact_sql(name, kind)} AS c{i}" for i, (name, kind) in enumerate(columns.items()))
     sampled = ", ".join(f"'c{i}': {sampled_sql(name, kind)}" for i, (name, kind) in enumerate(columns.items()))
-    return f"SELECT count(*) AS rows, {exact}, list({{{sampled}}}) FILTER ({chosen}) AS sample FROM {source}"
+    mark = identifier(max(columns, key=len) + " chosen")  # a name that no column has
+    rows = f"SELECT *, {chosen} AS {mark} FROM {source}"
+    return f"SELECT count(*) AS rows{exact}, list(CASE WHEN {mark} THEN {{{sampled}}} END) FILTER ({mark}) AS sample FROM ({rows})"
 
 # %% ../../nbs/library/data/15c_profile.ipynb #ad77f8ed
 def _measure(rows: "duckdb.DuckDBPyRelation") -> tuple[dict[str, Any], list[pa.Array]]:
@@ -155,11 +169,12 @@ def _missing_together(names: Sequence[str], columns: Sequence[pa.Array], rows: i
     found = [(tuple(np.array(names, object)[p]), round(rows * c / sampled), c / sampled) for p, c in zip(patterns, counts.tolist(), strict=True)]
     return pd.DataFrame(sorted(found, key=lambda row: -row[1]), columns=["columns", "rows", "share"])
 
-# %% ../../nbs/library/data/15c_profile.ipynb #3385e7d6
+# %% ../../nbs/library/data/15c_profile.ipynb #5e71440b
 def profile(
     wh: Warehouse,  # at a snapshot too: `wh.at(12)`
     data: Data,  # a table's name, a query, or a frame
     sample: int = 500_000,  # rows for what is not found from every row
+    name: str = "",  # what to call it; default the table's name, `query` or `frame`
 ) -> Profile:
     """What a table, a query or a frame holds.
 
@@ -171,14 +186,14 @@ def profile(
         relation = wh.sql(f"FROM {source}")
         rows = wh.sql(f"SELECT count(*) FROM {source}").fetchall()[0][0]
         columns = dict(zip(relation.columns, map(str, relation.types), strict=True))
-        found = _measure(wh.sql(_statement(columns, source, _chosen(rows, sample, named))))
-        return _assemble(wh, source if named else "query", wh.version(source) if named else None, columns, found)
+        found = _measure(wh.sql(_statement(columns, source, _chosen(rows, sample, named and "rowid" not in map(str.lower, columns)))))
+        return _assemble(wh, name or (source if named else "query"), wh.version(source) if named else None, columns, found)
     frame = to_arrow(data)
     relation = wh._connection.from_arrow(frame)
     columns = dict(zip(relation.columns, map(str, relation.types), strict=True))
     found = _measure(relation.query("profiled_rows", _statement(columns, "profiled_rows", _chosen(len(frame), sample, False))))
     wh._connection.execute("DROP VIEW IF EXISTS temp.profiled_rows")
-    return _assemble(wh, "frame", None, columns, found)
+    return _assemble(wh, name or "frame", None, columns, found)
 
 # %% ../../nbs/library/data/15c_profile.ipynb #31c589b0
 def _assemble(wh: Warehouse, name: str, version: int | None, columns: dict[str, str], found: tuple[dict[str, Any], list[pa.Array]]) -> Profile:
@@ -199,7 +214,7 @@ def _assemble(wh: Warehouse, name: str, version: int | None, columns: dict[str, 
         _missing_together([names[i] for i in lacking], [sample[i] for i in lacking], rows),
     )
 
-# %% ../../nbs/library/data/15c_profile.ipynb #08b50e49
+# %% ../../nbs/library/data/15c_profile.ipynb #bcecada2
 def in_words(value: Any) -> str:
     """A value as a person writes it: no more digits than say something."""
     if isinstance(value, float) and value != int(value):
@@ -212,38 +227,45 @@ def in_words(value: Any) -> str:
 
 def values_cell(column: ColumnProfile) -> str:
     """A picture of a column's values: a histogram, or its most frequent ones."""
-    if column.kind not in ("number", "time") or not column.counts:
+    if column.kind not in ("number", "time") or column.distinct < 2:
         return _top_cell(column)
-    low, high = in_words(column.low), in_words(column.high)
+    low, high = (_end(column, end) for end in (column.low, column.high))
     drawn = histogram(column.counts, *column.beyond, title=f"{column.name}: {low} to {high}")
-    ends = f"<span>{low}</span><span>{high}</span>"
-    return f'{drawn}<div style="display:flex;justify-content:space-between;gap:8px;min-width:150px;font-size:10px;opacity:.65;white-space:nowrap">{ends}</div>'
+    return f'{drawn}<div style="display:flex;justify-content:space-between;width:150px;font-size:10px;opacity:.65;white-space:nowrap"><span>{low}</span><span>{high}</span></div>'
 
-# %% ../../nbs/library/data/15c_profile.ipynb #a99974de
+
+def _end(column: ColumnProfile, value: Any) -> str:
+    """An end of a range; of a time only the day."""
+    return str(value).partition(" ")[0] if column.kind == "time" else in_words(value)
+
+# %% ../../nbs/library/data/15c_profile.ipynb #0d27a61f
 def _top_cell(column: ColumnProfile) -> str:
     known = column.rows - column.missing
     if not column.top:
         return ""
     if column.distinct == known > 1:
         return small("for example " + ", ".join(in_words(text) for text, _ in column.top[:3]))
-    lines = [f"{bar(rows / known, width=50)} {escape(in_words(text))}" for text, rows in column.top[:4]]
+    shares = [(rows / known, escape(in_words(text))) for text, rows in column.top[:4]]
+    lines = [f'{bar(share, width=50)} {text} <span style="font-size:11px;opacity:.65">{percent(share)}</span>' for share, text in shares]
     rest = column.distinct - len(lines)
     return "".join(f'<div style="white-space:nowrap;line-height:1.25">{line}</div>' for line in lines) + (small(f"and {rest:,} more") if rest > 0 else "")
 
 
 def _middle_cell(column: ColumnProfile) -> str:
     if column.percentiles:
-        five, half, most = (in_words(column.quantile(share)) for share in (0.05, 0.5, 0.95))
-        return escape(half) + small(f"90 % in {five} to {most}")
+        five, half, most = (_end(column, column.quantile(share)) for share in (0.05, 0.5, 0.95))
+        return escape(half) + (small(f"90 % in {five} to {most}") if column.distinct > 1 else "")
     if column.kind == "boolean" and column.mean is not None:
         return percent(column.mean) + small("true")
-    return small(f"{column.low} to {column.high} characters") if column.kind == "text" and column.high is not None else ""
+    if column.kind != "text" or column.high is None:
+        return ""
+    return small(f"{column.low} to {column.high} characters" if column.low != column.high else f"{column.high} character{'' if column.high == 1 else 's'}")
 
-# %% ../../nbs/library/data/15c_profile.ipynb #b9ed1290
+# %% ../../nbs/library/data/15c_profile.ipynb #b3880d95
 def _row(column: ColumnProfile) -> list[str]:
     return [
         f"<b>{escape(column.name)}</b>{small(column.type)}",
-        f'<span style="white-space:nowrap">{bar(column.missing_share, ATTENTION, 40)} {percent(column.missing_share)}</span>',
+        f'<span style="white-space:nowrap">{bar(column.missing_share, ATTENTION, 40)} {percent(column.missing_share)}</span>' if column.missing else small("none"),
         f"{'' if column.exact or not column.distinct else 'about '}{column.distinct:,}",
         values_cell(column),
         _middle_cell(column),
@@ -254,7 +276,7 @@ def _row(column: ColumnProfile) -> list[str]:
 def _about(profile: Profile) -> str:
     version = "" if profile.version is None else f" · version {profile.version}"
     found = "everything from every row" if profile.exact else f"counts, extremes and means from every row; the rest from {profile.sampled:,} rows"
-    return f"{profile.rows:,} rows · {len(profile.columns)} columns{version} · {found}"
+    return f"{profile.rows:,} row{'' if profile.rows == 1 else 's'} · {len(profile.columns)} columns{version} · {found}"
 
 # %% ../../nbs/library/data/15c_profile.ipynb #e2e133a4
 def _page(profile: Profile) -> str:
