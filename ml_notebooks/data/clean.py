@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Ask', 'Cleaning', 'effects_of', 'chain', 'learn', 'explained', 'fit', 'CleanReport', 'account', 'clean']
 
-# %% ../../nbs/library/data/17b_clean.ipynb #0d5f6850
+# %% ../../nbs/library/data/17b_clean.ipynb #bcc96cd3
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from .columns import identifier
-from .drawings import bar, page, table
+from .drawings import bar, page, small, table
 from .rules import ALIVE, Columns, Effect, Learned, Rule
 from .warehouse import Warehouse
 from ..errors import BadRecipe
@@ -176,7 +176,7 @@ def fit(
     source, columns = _source(wh, data)
     return learn(tuple(rules), columns, source, _ask(wh))
 
-# %% ../../nbs/library/data/17b_clean.ipynb #fda81793
+# %% ../../nbs/library/data/17b_clean.ipynb #de630710
 @dataclass(frozen=True)
 class CleanReport:
     """What a cleaning did to rows, by rule."""
@@ -191,7 +191,7 @@ class CleanReport:
 
     def __repr__(self) -> str:
         values = int(self.changes[["changed", "filled", "emptied"]].to_numpy().sum())
-        return f"CleanReport({self.rows:,} rows, {self.rows - self.kept:,} dropped, {values:,} values changed)"
+        return f"CleanReport({self.rows:,} rows: {self.rows - self.kept:,} dropped, {values:,} values changed)"
 
     def _repr_html_(self) -> str:
         head = ["step", "rule", "column", "changed", "filled", "emptied", "rows dropped"]
@@ -199,7 +199,7 @@ class CleanReport:
 
     def _line(self, r: Any) -> list[str]:
         counts = [f"{bar(count / max(self.rows, 1), width=40)} {count:,}" if count else "" for count in (r.changed, r.filled, r.emptied, r.dropped)]
-        return [str(r.step), r.rule, escape(r.column), *counts]
+        return [str(r.step), r.rule, escape(r.column), *(counts if any(counts) else [small("nothing"), "", "", ""])]
 
 # %% ../../nbs/library/data/17b_clean.ipynb #cff93855
 @dataclass(frozen=True)
