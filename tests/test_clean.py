@@ -15,6 +15,7 @@ from support.workspaces import make_workspace
 
 from ml_notebooks.data.clean import account, clean, fit
 from ml_notebooks.data.cleaner import Cleaner
+from ml_notebooks.data.profile import profile
 from ml_notebooks.data.rules import (
     AsMissing,
     Categories,
@@ -209,6 +210,27 @@ def test_a_table_can_be_cleaned_in_its_place(wh):
     report = clean(wh, "raw.same", [Missing()], into="raw.same")
     assert counted(report) == [(1, "a", 0, 1, 0, 0)]
     assert sorted(wh.table("raw.same").fetchall()) == [(1.0,), (1.5,), (2.0,)]
+
+
+def test_a_transaction_cleans_what_it_wrote_itself(wh):
+    wh.publish("raw.fresh", "SELECT 1.0 AS a")
+    with wh.transaction("both"):
+        wh.publish("raw.fresh", "SELECT unnest([5.0, NULL]) AS a")
+        wh.publish("raw.new", "SELECT unnest([7.0, NULL]) AS a")
+        clean(wh, "raw.fresh", [Missing()], into="clean.fresh")
+        clean(wh, "raw.new", [Missing()], into="clean.new")
+        assert profile(wh, "raw.new").version is None
+    assert wh.table("clean.fresh").fetchall() == [(5.0,)] * 2
+    assert wh.table("clean.new").fetchall() == [(7.0,)] * 2
+
+
+def test_a_recipe_learns_from_a_snapshot(wh):
+    wh.publish("raw.then", "SELECT 1.0 AS a")
+    before = wh.version("raw.then")
+    wh.publish("raw.then", "SELECT 9.0 AS a")
+    with wh.at(before) as past:
+        assert fit(past, [Missing()], "raw.then").learned == ({"a": "1.0"},)
+    assert fit(wh, [Missing()], "raw.then").learned == ({"a": "9.0"},)
 
 
 def test_threads_clean_at_the_same_time():

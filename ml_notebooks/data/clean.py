@@ -135,14 +135,17 @@ def learn(
         done = Cleaning((*done.rules, rule), columns, (*done.learned, found))
     return done
 
-# %% ../../nbs/library/data/17b_clean.ipynb #4614cc11
+# %% ../../nbs/library/data/17b_clean.ipynb #df413eb9
 _TABLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 
 
 def _source(wh: Warehouse, data: str) -> tuple[str, dict[str, str]]:
-    """A table or a query as it stands after FROM, and its columns. A table is named with its version: two queries see the same rows."""
+    """A table or a query as it stands after FROM, and its columns. A table is named with its version, so that two queries see the same rows."""
     text = data.strip().rstrip(";")
-    source = f"{text} AT (VERSION => {wh.version(text)})" if _TABLE.fullmatch(text) else f"({text})"
+    steady = wh._writing or wh.snapshot is not None  # a transaction and a snapshot see the same rows anyway
+    source = text if _TABLE.fullmatch(text) else f"({text})"
+    if source == text and not steady:
+        source = f"{text} AT (VERSION => {wh.version(text)})"
     relation = wh.sql(f"FROM {source}")
     return source, dict(zip(relation.columns, map(str, relation.types), strict=True))
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Profile', 'rank_correlations', 'profile', 'in_words', 'values_cell']
 
-# %% ../../nbs/library/data/15c_profile.ipynb #ecb2d4b8
+# %% ../../nbs/library/data/15c_profile.ipynb #b44a726f
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +31,7 @@ from ml_notebooks.data.drawings import (
     table,
     tag,
 )
+from .inspection import table_versions
 from .staging import Data, to_arrow
 from .warehouse import Warehouse
 
@@ -169,7 +170,7 @@ def _missing_together(names: Sequence[str], columns: Sequence[pa.Array], rows: i
     found = [(tuple(np.array(names, object)[p]), round(rows * c / sampled), c / sampled) for p, c in zip(patterns, counts.tolist(), strict=True)]
     return pd.DataFrame(sorted(found, key=lambda row: -row[1]), columns=["columns", "rows", "share"])
 
-# %% ../../nbs/library/data/15c_profile.ipynb #5e71440b
+# %% ../../nbs/library/data/15c_profile.ipynb #18bb48b7
 def profile(
     wh: Warehouse,  # at a snapshot too: `wh.at(12)`
     data: Data,  # a table's name, a query, or a frame
@@ -187,7 +188,7 @@ def profile(
         rows = wh.sql(f"SELECT count(*) FROM {source}").fetchall()[0][0]
         columns = dict(zip(relation.columns, map(str, relation.types), strict=True))
         found = _measure(wh.sql(_statement(columns, source, _chosen(rows, sample, named and "rowid" not in map(str.lower, columns)))))
-        return _assemble(wh, name or (source if named else "query"), wh.version(source) if named else None, columns, found)
+        return _assemble(wh, name or (source if named else "query"), table_versions(wh._connection).get(source), columns, found)
     frame = to_arrow(data)
     relation = wh._connection.from_arrow(frame)
     columns = dict(zip(relation.columns, map(str, relation.types), strict=True))
