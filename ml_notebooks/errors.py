@@ -8,11 +8,11 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'Settings
            'ReadOnlyWarehouse', 'WarehouseLocked', 'NewerWarehouse', 'WarehouseUnavailable', 'DiskFull',
            'ContractBroken', 'EmptySample', 'BadSample', 'OneClass', 'NaiveTime', 'NotExplainable',
            'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel', 'UnknownCheck',
-           'UnknownContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn', 'UnknownPipeline',
-           'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
-           'BadParameter', 'NotRecordable', 'GateFailed', 'UndeclaredWrite', 'StepFailed', 'KernelDied', 'UnknownStep',
-           'NothingToResume', 'PipelineBusy', 'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken',
-           'NothingScheduled', 'SchedulerBusy', 'BadRange', 'BackfillFailed']
+           'UnknownContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn', 'BadRecipe',
+           'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell',
+           'UnknownParameter', 'BadParameter', 'NotRecordable', 'GateFailed', 'UndeclaredWrite', 'StepFailed',
+           'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnknownKernel', 'UnknownDashboard',
+           'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy', 'BadRange', 'BackfillFailed']
 
 # %% ../nbs/library/01_errors.ipynb #8e73d46d
 import re
@@ -382,6 +382,14 @@ class UnknownColumn(MLNotebooksError, KeyError):
     def __init__(self, table: str, column: str, known: Iterable[str]):
         known = list(known)
         super().__init__(f"Table `{table}` has no column `{column}`.", did_you_mean(column, known), f"It has {', '.join(f'`{name}`' for name in known)}.")
+
+# %% ../nbs/library/01_errors.ipynb #91c31a63
+class BadRecipe(MLNotebooksError, ValueError):
+    """A rule of a recipe for cleaning cannot be applied to these columns."""
+
+    def __init__(self, rule: object, reason: str, do: str = "Correct the recipe; nothing was changed."):
+        name = rule if isinstance(rule, str) else type(rule).__name__
+        super().__init__(f"The rule `{name}` cannot be applied.", reason, do)
 
 # %% ../nbs/library/01_errors.ipynb #ecc15c2f
 class UnknownPipeline(MLNotebooksError, KeyError):
