@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Mode', 'Warehouse', 'open_warehouse']
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #f253aaf9
+# %% ../../nbs/library/data/07_warehouse.ipynb #f738b79e
 import json
 import os
 import socket
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 import duckdb
 
+from .audit import record, record_read
 from ml_notebooks.data.catalog import (
     SCHEMAS,
     attach_statement,
@@ -51,7 +52,7 @@ from ..workspace import Workspace, find_workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #9a47e6ee
+# %% ../../nbs/library/data/07_warehouse.ipynb #2295909c
 Mode = Literal["replace", "append", "upsert"]
 
 
@@ -96,6 +97,7 @@ class Warehouse:
     def connection(self) -> duckdb.DuckDBPyConnection:
         """DuckDB's own connection, for a library that needs one. What goes through it is neither checked nor told (see *Lineage*)."""
         tell_unseen("DuckDB's own connection")
+        record_read(self.workspace, table_names(self._connection))
         return self._connection
 
     def names(self) -> list[str]:
@@ -262,13 +264,15 @@ def open_warehouse(
     """
     return Warehouse(workspace or find_workspace(), read_only)
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #b6c0523f
+# %% ../../nbs/library/data/07_warehouse.ipynb #acfd23cf
 def _query(wh: Warehouse, query: str, parameters: list[object] | None) -> duckdb.DuckDBPyRelation:
     _check_process(wh)
     try:
         check_query(wh._connection, query)
-        if is_told():
-            _tell(wh, what_is_read(wh._connection, query))
+        if is_told() or wh.workspace.settings.privacy.personal:
+            reading = what_is_read(wh._connection, query)
+            _tell(wh, reading)
+            record_read(wh.workspace, reading.tables)
         return wh._connection.sql(query, params=parameters)
     except duckdb.Error as error:
         raise explain_query(error, wh.workspace, query, lambda: table_names(wh._connection), wh.snapshot) from error
@@ -394,7 +398,7 @@ def _sweep(wh: Warehouse, began: float) -> None:
             if file.name not in known:
                 file.unlink()
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #2478e59d
+# %% ../../nbs/library/data/07_warehouse.ipynb #a37bf87d
 @contextmanager
 def _joined(wh: Warehouse) -> Iterator[None]:
     if wh._failed is not None:
@@ -417,9 +421,11 @@ def _commit(wh: Warehouse, message: str, what: str) -> None:
         raise explain_write(error, wh.workspace, what) from error
     for table in sorted(wh._changed):
         tell_write(table, str(_newest(wh._connection)))
+    if wh._changed:
+        record(wh.workspace, "publish", wh._changed, snapshot=_newest(wh._connection), message=message)
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #b699d35b
+# %% ../../nbs/library/data/07_warehouse.ipynb #58fbe2d7
 def _signature(message: str) -> tuple[str, str, str]:
     run = current_run()
     work = f" ({run['run']}/{run.get('step', '')})" if "run" in run else ""
-    return current_user(), message + work, json.dumps({"host": socket.gethostname(), **run})
+    return current_user(), message + work, json.dumps({"host": socket.gethostname(), "audited": True, **run})
