@@ -135,10 +135,27 @@ def _judge(recogniser: Recogniser, column: str, share: float, valid: float, hits
     why = [f"{share * valid:.1%} of the values" if by_values else "", "the column's name" if told and fits else ""]
     return confidence, " and ".join(filter(None, why))
 
-# %% ../../nbs/library/data/20_personal_data.ipynb #c0ebc1e9
+# %% ../../nbs/library/data/20_personal_data.ipynb #e2b1efd0
+_LEAST = 7  # digits of a number that may be somebody's
+
+
+def _wanted(wh: Warehouse, columns: list[str]) -> dict[str, list[Recogniser]]:
+    """The recognisers that are worth holding against each column."""
+    if not columns:
+        return {}
+    asked = ", ".join(f"coalesce(max(length({name})), 0), coalesce(bool_and(regexp_full_match({name}, '-?[0-9]+')), false)" for name in map(_identifier, columns))
+    found = wh._connection.execute(f"SELECT {asked} FROM temp.sampled").fetchall()[0]
+    digits = [recogniser for recogniser in RECOGNISERS if recogniser.kind in ("payment card", "national number", "phone", "postal address")]
+    wanted = {}
+    for column, longest, number in zip(columns, found[::2], found[1::2], strict=True):
+        everything = [recogniser for recogniser in digits if longest >= _LEAST or recogniser.named(column)] if number else list(RECOGNISERS)
+        wanted[column] = everything if longest > 2 else []
+    return wanted
+
+# %% ../../nbs/library/data/20_personal_data.ipynb #0be7bab6
 def _texts(wh: Warehouse, columns: list[str]) -> list[Finding]:
     """Findings among the columns that are looked at as text."""
-    pairs = [(column, recogniser) for column in columns for recogniser in RECOGNISERS]
+    pairs = [(column, recogniser) for column, kinds in _wanted(wh, columns).items() for recogniser in kinds]
     filled = dict(zip(columns, _count(wh, [(column, "") for column in columns]), strict=True))
     hits = _count(wh, [(column, _holds(recogniser, column)) for column, recogniser in pairs])
     loosely = [(column, f"regexp_matches({_identifier(column)}, {quote(r.loose)})" if r.loose and r.named(column) else "false") for column, r in pairs]
@@ -160,7 +177,7 @@ def _best(findings: list[Finding]) -> list[Finding]:
     best = max(findings, key=lambda finding: finding.confidence)
     return [best] if best.share >= 0.5 and best.confidence >= 0.5 else findings
 
-# %% ../../nbs/library/data/20_personal_data.ipynb #2e7cb00f
+# %% ../../nbs/library/data/20_personal_data.ipynb #c021f98a
 def _positions(wh: Warehouse, columns: list[str], decimals: set[str]) -> list[Finding]:
     """Geolocations among the columns, in their order."""
     asked = []
@@ -170,35 +187,39 @@ def _positions(wh: Warehouse, columns: list[str], decimals: set[str]) -> list[Fi
         asked += [(column, condition) for condition in ("", f"abs({number}) <= 90", f"abs({number}) <= 180", fine, f"abs({number}) > 10", f"regexp_matches({_identifier(column)}, {quote(COORDINATES.pattern)})")]
     counts = _count(wh, asked)
     about = {column: [count / max(counts[6 * place], 1) for count in counts[6 * place : 6 * place + 6]] for place, column in enumerate(columns)}
-    found = {}
+    found: dict[str, float] = {}
     for place, column in enumerate(columns):
-        _, near, far, fine, large, text = about[column]
+        _, near, far, precise, large, text = about[column]
         after = about[columns[place + 1]] if place + 1 < len(columns) else [0.0] * 6
         if text > 0.8:
             found[column] = 0.95 if COORDINATES.named(column) else COORDINATES.weight
         elif column in decimals and ((LATITUDE.named(column) and near > 0.99) or (LONGITUDE.named(column) and far > 0.99)):
             found[column] = 0.9
-        elif min(fine, near, after[3], after[2], large, after[4]) > 0.6 and min(near, after[2]) > 0.99:
+        elif min(precise, near, after[3], after[2], large, after[4]) > 0.6 and min(near, after[2]) > 0.99:
             found |= {column: 0.7, columns[place + 1]: 0.7}
-    why = {0.9: "the column's name and range", 0.7: "range and decimals of two neighbours"}
-    return [Finding(column, "geolocation", sure, 1.0, why.get(sure, "the form of the values"), _shown(wh, column)) for column, sure in found.items()]
+    return [Finding(column, "geolocation", sure, 1.0, _WHY.get(sure, "the form of the values"), _shown(wh, column)) for column, sure in found.items()]
+
+
+_WHY = {0.9: "the column's name and range", 0.7: "range and decimals of two neighbours"}
 
 
 def _shown(wh: Warehouse, column: str) -> tuple[str, ...]:
     return tuple(map(mask, _candidates(wh, COORDINATES, column, f"{_identifier(column)} IS NOT NULL", 3)))
 
-# %% ../../nbs/library/data/20_personal_data.ipynb #1c31a703
+# %% ../../nbs/library/data/20_personal_data.ipynb #b41ac295
 _AGES = """
 SELECT coalesce(quantile_cont(years, 0.99) - quantile_cont(years, 0.01), 0), coalesce(median(years), 0), coalesce(min(years), 0), count(years), count(*)
 FROM (SELECT date_diff('day', day, today()) / 365.25 AS years FROM (
-    SELECT coalesce(try_cast({name} AS DATE), try_strptime({name}, ['%d.%m.%Y', '%m/%d/%Y', '%d/%m/%Y'])::DATE) AS day FROM temp.sampled WHERE {name} IS NOT NULL))
+    SELECT coalesce(try_cast({name} AS DATE), try_strptime({name}, ['%d.%m.%Y', '%m/%d/%Y', '%d/%m/%Y'])::DATE) AS day FROM temp.sampled WHERE {name} IS NOT NULL LIMIT 5000))
 """
 
 
 def _births(wh: Warehouse, columns: list[str]) -> list[Finding]:
     """Birth dates among columns of dates and texts."""
     findings = []
-    for column in columns:
+    form = quote(BIRTH_DATE.pattern)
+    filled = _count(wh, [(column, condition) for column in columns for condition in ("", f"regexp_matches({_identifier(column)}, {form})")])
+    for column in (column for column, all_of, dated in zip(columns, filled[::2], filled[1::2], strict=True) if dated > 0.8 * all_of):
         spread, middle, youngest, dates, values = wh._connection.execute(_AGES.format(name=_identifier(column))).fetchall()[0]
         told = BIRTH_DATE.named(column)
         if dates < 0.8 * max(values, 1) or youngest < 0 or not (told or (spread > 35 and 18 < middle < 80 and youngest < 60)):

@@ -40,7 +40,7 @@ def snake_case(name: str) -> str:
     """`customerPhone` as `customer_phone`."""
     return re.sub(r"[^a-zß-ÿ0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")
 
-# %% ../../nbs/library/data/19_recognisers.ipynb #1c9d5295
+# %% ../../nbs/library/data/19_recognisers.ipynb #13f270bf
 def _library(name: str) -> Any:
     try:
         return import_module(name)
@@ -49,7 +49,7 @@ def _library(name: str) -> Any:
         raise MissingExtra("Finding personal data", package, "privacy") from None
 
 
-def share_of(values: Iterable[str], is_valid: Callable[[str], bool]) -> float:
+def share_of(values: Iterable[str], is_valid: Callable[[str], object]) -> float:
     """The share of values that are valid; 0 of none."""
     found = [bool(is_valid(value)) for value in values]
     return sum(found) / max(len(found), 1)
@@ -196,7 +196,7 @@ _PLACED = r"\d.* .*\p{L}{2}|\p{L}{2}.* .*\d|^[A-Z]{0,2}-?\d{3,6}(?:[ -]\d{3,4})?
 _WORD = r"\p{L}[\p{L}'’.-]*"
 _WHOLE_NAME = rf"^(?:{_WORD} )?\p{{Lu}}[\p{{L}}'’.-]*(?: {_WORD}){{0,4}}(?:, ?{_WORD})?$"
 
-# %% ../../nbs/library/data/19_recognisers.ipynb #81206d2c
+# %% ../../nbs/library/data/19_recognisers.ipynb #d494e4c1
 RECOGNISERS = (
     Recogniser("e-mail", "e?_?mail(_addr(ess)?)?|courriel|correo", r"[A-Za-z0-9._%+'-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,24}\b", _always, 0.99, 0.0, "", "@"),
     Recogniser("IBAN", "iban|bank_?account", r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b", _iban, 0.99, 0.0),
@@ -244,7 +244,7 @@ RECOGNISERS = (
         _WHOLE_NAME,
         _named,
         0.8,
-        0.6,
+        0.85,
     ),
 )
 OTHER_NAMES = "city|town|place|country|state|region|airport|station|street|company|firm|brand|product|model|make|manufacturer|title|job|colou?r|currency|file|table|column|event|team|school|hotel|dept|department"

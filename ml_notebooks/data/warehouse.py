@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Mode', 'Warehouse', 'open_warehouse']
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #f738b79e
+# %% ../../nbs/library/data/07_warehouse.ipynb #1fb6aea7
 import json
 import os
 import socket
@@ -33,6 +33,7 @@ from ml_notebooks.data.catalog import (
     prepare_statements,
     quote,
 )
+from .encryption import begin_catalog, seal, unseal
 from .inspection import snapshot_frame, table_frame, table_names, table_versions
 from .lock import Presence, write_lock
 from .messages import explain_open, explain_query, explain_write
@@ -163,9 +164,19 @@ def _tell(wh: Warehouse, reading: Reading) -> None:
     for what in reading.unseen:
         tell_unseen(what)
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #f8ef456e
+# %% ../../nbs/library/data/07_warehouse.ipynb #c2df8d30
 def _lock(workspace: Workspace) -> Path:
     return workspace.path(workspace.settings.workspace.data) / "warehouse.lock"
+
+
+@contextmanager
+def _turn(workspace: Workspace) -> Iterator[None]:
+    """A turn of writing, after which an encrypted catalogue is sealed again (see *Encryption*)."""
+    with write_lock(_lock(workspace), workspace.settings.warehouse.lock_timeout):
+        try:
+            yield
+        finally:
+            seal(workspace)
 
 
 warnings.filterwarnings("ignore", message="The inplace keyword in DataFrame.drop", category=DeprecationWarning)
@@ -180,7 +191,7 @@ def _new_connection(workspace: Workspace) -> duckdb.DuckDBPyConnection:
     mark(connection)
     return connection
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #d23d144d
+# %% ../../nbs/library/data/07_warehouse.ipynb #79106eee
 def _connect(
     workspace: Workspace, read_only: bool, snapshot: int | None
 ) -> tuple[duckdb.DuckDBPyConnection, Presence | None]:
@@ -203,6 +214,7 @@ def _connect(
 
 
 def _enter(workspace: Workspace, read_only: bool) -> Presence | None:
+    unseal(workspace, _turn)
     if not exists(workspace):
         if read_only:
             return None
@@ -224,12 +236,13 @@ def _attach(connection: duckdb.DuckDBPyConnection, workspace: Workspace, read_on
         connection.execute(statement)
     connection.execute("USE lake")
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #94eeac2f
+# %% ../../nbs/library/data/07_warehouse.ipynb #427491ae
 def _create(workspace: Workspace) -> None:
     settings = workspace.settings.warehouse
-    with write_lock(_lock(workspace), settings.lock_timeout):
+    with _turn(workspace):
         if not is_remote(settings):
             workspace.path(settings.data_path).mkdir(parents=True, exist_ok=True)
+        begin_catalog(workspace)
         if final := catalog_file(workspace):
             if final.exists():
                 return
@@ -355,7 +368,7 @@ def _newest(connection: duckdb.DuckDBPyConnection) -> int:
     query = "SELECT coalesce((FROM lake.last_committed_snapshot()), (FROM lake.current_snapshot()))"
     return int(connection.execute(query).fetchall()[0][0])
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #a1abe353
+# %% ../../nbs/library/data/07_warehouse.ipynb #203c7448
 @contextmanager
 def _transaction(wh: Warehouse, message: str, what: str = "the transaction") -> Iterator[None]:
     if wh.read_only:
@@ -365,7 +378,7 @@ def _transaction(wh: Warehouse, message: str, what: str = "the transaction") -> 
         with _joined(wh):
             yield
         return
-    with write_lock(_lock(wh.workspace), wh.workspace.settings.warehouse.lock_timeout):
+    with _turn(wh.workspace):
         wh._connection.execute("BEGIN")
         wh._writing, wh._failed, wh._changed, began = True, None, set(), time.time()
         try:
