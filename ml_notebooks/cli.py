@@ -372,7 +372,7 @@ def audit_list(
     from .terminal import print_rows
 
     rows = read_audit(find())[-limit:]
-    shown = [row | {"tables": ", ".join(row.get("tables", []))} for row in rows]
+    shown = [{"run": "", "step": ""} | row | {"tables": ", ".join(row.get("tables", []))} for row in rows]
     print_rows(rows if json else shown, ["number", "time", "user", "run", "step", "action", "tables"], json, empty="Nothing is on record yet.")
 
 

@@ -97,7 +97,7 @@ def _write(file: Path, content: bytes) -> None:
         os.fsync(descriptor)
     new.replace(file)
 
-# %% ../../nbs/library/data/25_encryption.ipynb #592c0114
+# %% ../../nbs/library/data/25_encryption.ipynb #9a3f35e3
 def _mark_of(sealed: bytes) -> str:
     return sealed[_HEAD : _HEAD + _NONCE].hex()
 
@@ -123,6 +123,7 @@ def seal(workspace: Workspace) -> None:
         if error.errno != errno.ENOSPC:
             raise
         raise DiskFull("The sealed catalogue", "What was published is in its open copy only, until the machine is switched off.") from error
+    _beside(copy, ".of").write_text(_mark_of(sealed), encoding="utf-8")
 
 
 def _needed_key(workspace: Workspace) -> str:
