@@ -37,14 +37,15 @@ def make_large(wh: Warehouse, rows: int) -> None:
     wh.publish("raw.large", f"WITH lists AS MATERIALIZED (SELECT {lists} FROM raw.pool) SELECT {drawn} FROM range({rows}), lists")
 
 
-def time_large(wh: Warehouse, rows: int, sample: int | None, runs: int = 3) -> list[float]:
+def time_large(wh: Warehouse, rows: int, sample: int | None, runs: int) -> list[float]:
     """Seconds of searching `raw.large`."""
     taken = []
     for _ in range(runs):
         began = time.perf_counter()
         result = find_personal_data(wh, "raw.large", sample=sample)
         taken.append(time.perf_counter() - began)
-    assert result.rows == rows and len(result.findings) >= 9, result.findings
+    assert result.rows == rows
+    assert len(result.findings) >= 9, result.findings
     return sorted(taken)
 
 
@@ -81,11 +82,11 @@ def main() -> int:
     missed_a_bar = False
     with tempfile.TemporaryDirectory() as folder, open_warehouse(make_workspace(Path(folder) / "workspace")) as wh:
         make_large(wh, arguments.rows)
-        for sample in (20_000, 200_000):
-            taken = time_large(wh, arguments.rows, sample)
-            missed_a_bar |= taken[1] > 30
+        for sample, runs in ((20_000, 3), (100_000, 1)):
+            taken = time_large(wh, arguments.rows, sample, runs)
+            missed_a_bar |= taken[runs // 2] > 30
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            print(f"| find_personal_data, {arguments.rows:,} rows × 20, a sample of {sample:,} | {taken[1]:.1f} s (slowest of 3 {taken[-1]:.1f}), {memory:.2f} GiB | at most 30 s: {'met' if taken[1] <= 30 else 'MISSED'} |")
+            print(f"| find_personal_data, {arguments.rows:,} rows x 20, a sample of {sample:,} | {taken[runs // 2]:.1f} s (slowest of {runs} {taken[-1]:.1f}), {memory:.2f} GiB | at most 30 s: {'met' if taken[runs // 2] <= 30 else 'MISSED'} |")
         for words, locales, first in (("tuned on", TUNED_ON, 200), ("held out", HELD_OUT, 300), ("unseen", UNSEEN, 400)):
             right, wrong, missed = score(wh, locales, arguments.tables, first)
             precision, recall = right / (right + wrong), right / (right + missed)
