@@ -227,7 +227,7 @@ class DiskFull(MLNotebooksError, OSError):
             "Free some space and run it again; what was published before stands.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #1032f0fe
+# %% ../nbs/library/01_errors.ipynb #18107e6b
 class MissingKey(MLNotebooksError, PermissionError):
     """Something needs a key that is not set."""
 
@@ -265,10 +265,10 @@ class NotErased(MLNotebooksError, RuntimeError):
         super().__init__(
             "The rows are gone from every table and snapshot, but traces of the person are left.",
             f"Found in {', '.join(places[:5])}{f' and {len(places) - 5} more' if places[5:] else ''}.",
-            "Delete or run these again, then `trace` the person once more.",
+            "Delete these or run them again, then look once more with `find_traces`.",
         )
 
-
+# %% ../nbs/library/01_errors.ipynb #3384a284
 class AuditNotWritten(MLNotebooksError, OSError):
     """Something happened that could not be put on record."""
 
