@@ -123,9 +123,8 @@ def test_an_end_that_was_cut_off_is_found_beside_a_head(kept, left):
     assert bool(verify_audit(kept).problems) == (left < 2)  # the catalogue knows of the first two
 
 
+@pytest.mark.parametrize("wh", [KEY], indirect=True)  # without a key it is not found, as the notebook says
 def test_a_chain_that_was_written_anew_with_another_key_is_found(wh, monkeypatch, tmp_path):
-    if not os.environ["MLNB_PRIVACY__KEY"]:
-        pytest.skip("without a key it is not found, as the notebook says")
     monkeypatch.setenv("MLNB_PRIVACY__KEY", "")
     forged = make_workspace(tmp_path / "forged")
     record(forged, "publish", ["raw.people"], snapshot=6)
