@@ -434,6 +434,37 @@ def kernel_stop() -> None:
     print(f"Stopped {stop_parents()}.")
 
 
+audit = typer.Typer(help="Who published, who read personal data, who erased: the record, and whether it is as it was written.", no_args_is_help=True)
+app.add_typer(audit, name="audit")
+
+
+@audit.command("list")
+def audit_list(
+    limit: Annotated[int, typer.Option(min=1, help="Show at most so many, the newest.")] = 20,
+    json: Json = False,
+) -> None:
+    """List what is on record, the oldest first."""
+    from .data.audit import read_audit
+    from .terminal import print_rows
+
+    rows = read_audit(find())[-limit:]
+    shown = [{"run": "", "step": ""} | row | {"tables": ", ".join(row.get("tables", []))} for row in rows]
+    print_rows(rows if json else shown, ["number", "time", "user", "run", "step", "action", "tables"], json, empty="Nothing is on record yet.")
+
+
+@audit.command("verify")
+def audit_verify(
+    head: Annotated[str, typer.Option(help="The head that was noted earlier: its entry must still be there.")] = "",
+) -> None:
+    """Hold the record against its chain of hashes and against the warehouse's snapshots; exit status 1 where it was changed."""
+    from .data.audit import verify_audit
+
+    with reading() as wh:
+        audit = verify_audit(wh, head).raise_if_broken()
+    keyed = sum(bool(entry["keyed"]) for entry in audit.entries)
+    print(f"{len(audit.entries)} entries, {keyed} of them with the key: as they were written.\nHead: {audit.head or 'none'}")
+
+
 @app.command()
 def doctor(json: Json = False) -> None:
     """Say what is installed, where things live, what is wrong and how to mend it."""

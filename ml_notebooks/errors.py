@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'SettingsError', 'NoWorkspace', 'WorkspaceExists',
            'MissingExtra', 'UnknownTable', 'InvalidTableName', 'UnknownSnapshot', 'BadQuery', 'BadData',
-           'ReadOnlyWarehouse', 'WarehouseLocked', 'NewerWarehouse', 'WarehouseUnavailable', 'DiskFull',
+           'ReadOnlyWarehouse', 'WarehouseLocked', 'NewerWarehouse', 'WarehouseUnavailable', 'DiskFull', 'MissingKey',
+           'UncoveredPersonalData', 'UnknownSubject', 'NotErased', 'AuditNotWritten', 'BrokenAudit', 'SealedWarehouse',
            'ContractBroken', 'EmptySample', 'BadSample', 'OneClass', 'NaiveTime', 'NotExplainable',
            'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel', 'UnknownCheck',
            'UnknownContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn', 'BadRecipe',
@@ -225,6 +226,77 @@ class DiskFull(MLNotebooksError, OSError):
             f"{what} could not be written: the disk is full.",
             reason,
             "Free some space and run it again; what was published before stands.",
+        )
+
+# %% ../nbs/library/01_errors.ipynb #18107e6b
+class MissingKey(MLNotebooksError, PermissionError):
+    """Something needs a key that is not set."""
+
+    def __init__(self, what: str, variable: str):
+        super().__init__(
+            f"{what} needs a key.",
+            f"{variable} is not set.",
+            "Set it in .env or the environment: `python -c 'import secrets; print(secrets.token_hex(32))'` makes one. Whoever loses it loses what it locks.",
+        )
+
+
+class UncoveredPersonalData(MLNotebooksError, ValueError):
+    """A table that is to be anonymised has personal columns that nothing was said about."""
+
+    def __init__(self, table: str, columns: Iterable[str]):
+        super().__init__(
+            f"The plan for `{table}` leaves out columns that look personal.",
+            f"Found {', '.join(columns)}.",
+            "Give each a rule, `kept()` where it is to stay; nothing was written.",
+        )
+
+
+class UnknownSubject(MLNotebooksError, KeyError):
+    """No table of the warehouse has the column that a person is known by."""
+
+    def __init__(self, key: str, known: Iterable[str]):
+        super().__init__(f"No table has a column `{key}`.", did_you_mean(key, known), "Name the column that people are known by, for example `customer_id`.")
+
+
+class NotErased(MLNotebooksError, RuntimeError):
+    """A person was erased from the tables, and traces are left."""
+
+    def __init__(self, places: Iterable[str]):
+        places = list(places)
+        super().__init__(
+            "The rows are gone from every table and snapshot, but traces of the person are left.",
+            f"Found in {', '.join(places[:5])}{f' and {len(places) - 5} more' if places[5:] else ''}.",
+            "Delete these or run them again, then look once more with `find_traces`.",
+        )
+
+# %% ../nbs/library/01_errors.ipynb #3384a284
+class AuditNotWritten(MLNotebooksError, OSError):
+    """Something happened that could not be put on record."""
+
+    def __init__(self, path: str, action: str, reason: str):
+        super().__init__(
+            f"The audit `{path}` could not be written.", reason, f"Mend that; what was done ({action}) stands and is not on record: `mlnb audit verify` names it."
+        )
+
+
+class BrokenAudit(MLNotebooksError, ValueError):
+    """The audit is not as it was written."""
+
+    def __init__(self, path: str, found: Iterable[str]):
+        found = list(found)
+        super().__init__(
+            f"The audit `{path}` was changed.",
+            f"{' '.join(found[:5])}{f' And {len(found) - 5} more.' if found[5:] else ''}",
+            "Compare it with a copy that is kept elsewhere; what stands before the first of these entries is as it was written.",
+        )
+
+
+class SealedWarehouse(MLNotebooksError, PermissionError):
+    """An encrypted warehouse cannot be opened."""
+
+    def __init__(self, catalog: str, reason: str):
+        super().__init__(
+            f"The warehouse at `{catalog}` is encrypted.", reason, "Set MLNB_WAREHOUSE__ENCRYPTION_KEY to the key that it was made with; without that key nobody can read it."
         )
 
 # %% ../nbs/library/01_errors.ipynb #aeb903bf

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Layer', 'RESERVED', 'Section', 'WorkspaceSettings', 'WarehouseSettings', 'TrackingSettings', 'RunSettings',
-           'KernelSettings', 'LogSettings', 'DashboardSettings', 'UpkeepSettings', 'Settings', 'section_models',
-           'chosen_profile', 'load_settings', 'secret_values']
+           'KernelSettings', 'LogSettings', 'DashboardSettings', 'UpkeepSettings', 'PrivacySettings', 'Settings',
+           'section_models', 'chosen_profile', 'load_settings', 'secret_values']
 
 # %% ../nbs/library/02_settings.ipynb #1d83c146
 import os
@@ -48,7 +48,7 @@ class WorkspaceSettings(Section):
     pipelines: Path = Field(Path("nbs/pipelines"), description="one folder a pipeline")
     dashboards: Path = Field(Path("nbs/dashboards"), description="notebooks that Voila serves")
 
-# %% ../nbs/library/02_settings.ipynb #d4e559aa
+# %% ../nbs/library/02_settings.ipynb #73c9cc3c
 class WarehouseSettings(Section):
     """[warehouse]: where the catalogue and the tables are, and what a connection may use."""
 
@@ -59,6 +59,8 @@ class WarehouseSettings(Section):
         description="a SQLite file, or `postgres:` and a connection string",
     )
     data_path: str = Field("data/tables", description="a folder, or `s3://bucket/prefix`")
+    encrypted: bool = Field(False, description="whether a warehouse that is made is encrypted, with `encryption_key`")
+    encryption_key: SecretStr | None = Field(None, min_length=16, description="of an encrypted warehouse, at least 16 characters")
     lock_timeout: PositiveFloat = Field(60, description="seconds that a writer waits for its turn")
     memory_limit: str = Field(
         "2GB", pattern=r"^\d+(\.\d+)?\s?(KB|MB|GB|TB|KiB|MiB|GiB|TiB)$", examples=["512MB", "2GB"], description="memory of a connection"
@@ -71,7 +73,7 @@ class WarehouseSettings(Section):
     s3_key_id: SecretStr | None = Field(None, description="access key of the object store")
     s3_secret: SecretStr | None = Field(None, description="secret key of the object store")
 
-# %% ../nbs/library/02_settings.ipynb #0e8e6179
+# %% ../nbs/library/02_settings.ipynb #d20b76c4
 class TrackingSettings(Section):
     """[tracking]: where MLflow keeps runs and models."""
 
@@ -123,7 +125,15 @@ class UpkeepSettings(Section):
     keep_versions: PositiveInt = Field(5, description="newest versions of each table that can be read however old they are")
     grace_hours: PositiveFloat = Field(24, description="hours that a file which nothing refers to any more stays, for readers that began before")
 
-# %% ../nbs/library/02_settings.ipynb #936ea3c3
+
+class PrivacySettings(Section):
+    """[privacy]: which tables are about people, and who keeps book of them."""
+
+    personal: str = Field("", description="tables that hold personal data, separated by commas: reading them is put on record")
+    audit: Path = Field(Path("data/audit.jsonl"), description="the record of who published, read personal data and erased")
+    key: SecretStr | None = Field(None, min_length=16, description="of keyed hashes and of the audit's chain, at least 16 characters")
+
+# %% ../nbs/library/02_settings.ipynb #a2ebd55e
 class Settings(BaseSettings):
     """Every setting of a workspace, read once and not changed afterwards."""
 
@@ -139,6 +149,7 @@ class Settings(BaseSettings):
     logs: LogSettings = LogSettings()
     dashboard: DashboardSettings = DashboardSettings()
     upkeep: UpkeepSettings = UpkeepSettings()
+    privacy: PrivacySettings = PrivacySettings()
 
     @classmethod
     def settings_customise_sources(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_disk_full', 'explain_open', 'explain_query', 'explain_write']
 
-# %% ../../nbs/library/data/03_messages.ipynb #45d50a12
+# %% ../../nbs/library/data/03_messages.ipynb #ad758901
 import re
 import shutil
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from ml_notebooks.errors import (
     DiskFull,
     MLNotebooksError,
     NewerWarehouse,
+    UnknownSnapshot,
     UnknownTable,
     WarehouseUnavailable,
 )
@@ -62,7 +63,7 @@ def explain_open(error: Exception, workspace: Workspace) -> MLNotebooksError:
         return unavailable
     return WarehouseUnavailable(catalog, reason)
 
-# %% ../../nbs/library/data/03_messages.ipynb #62c5c076
+# %% ../../nbs/library/data/03_messages.ipynb #cd0e5842
 def explain_query(
     error: Exception,
     workspace: Workspace,
@@ -74,6 +75,10 @@ def explain_query(
     reason = redact(str(error).strip(), secret_values(workspace.settings))
     if is_disk_full(error, workspace):
         return DiskFull("The warehouse", _first_line(error, workspace))
+    if "No snapshot found at version" in reason and snapshot is not None:
+        expired = UnknownSnapshot(snapshot, snapshot)
+        expired.found = "It was expired since it was opened."
+        return expired
     if isinstance(error, duckdb.CatalogException) and "Table with name" in reason:
         missing = reason.partition("Table with name ")[2].split(" does not exist")[0].strip('"')
         named = re.search(rf"\w+\.{re.escape(missing)}\b", query)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Mode', 'Warehouse', 'open_warehouse']
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #7d2b2664
+# %% ../../nbs/library/data/07_warehouse.ipynb #f290b78d
 import json
 import os
 import socket
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Literal
 
 import duckdb
 
+from .audit import record, record_read
 from .catalog import catalog_file, catalog_name, check_table_name, is_remote, quote
-from .connection import connect, lock_file
+from .connection import connect, turn
 from .inspection import Layout, snapshot_frame, table_frame, table_layout, table_names, table_versions
-from .lock import write_lock
 from .messages import explain_query, explain_write
 from .queries import Reading, check_query, what_is_read
 from .staging import Data, stage
@@ -39,7 +39,7 @@ from ..workspace import Workspace, find_workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #72992678
+# %% ../../nbs/library/data/07_warehouse.ipynb #9a8ccac8
 Mode = Literal["replace", "append", "upsert"]
 
 
@@ -84,6 +84,7 @@ class Warehouse:
     def connection(self) -> duckdb.DuckDBPyConnection:
         """DuckDB's own connection, for a library that needs one. What goes through it is neither checked nor told (see *Lineage*)."""
         tell_unseen("DuckDB's own connection")
+        record_read(self.workspace, table_names(self._connection))
         return self._connection
 
     def names(self) -> list[str]:
@@ -160,13 +161,15 @@ def open_warehouse(
     """
     return Warehouse(workspace or find_workspace(), read_only)
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #b6c0523f
+# %% ../../nbs/library/data/07_warehouse.ipynb #acfd23cf
 def _query(wh: Warehouse, query: str, parameters: list[object] | None) -> duckdb.DuckDBPyRelation:
     _check_process(wh)
     try:
         check_query(wh._connection, query)
-        if is_told():
-            _tell(wh, what_is_read(wh._connection, query))
+        if is_told() or wh.workspace.settings.privacy.personal:
+            reading = what_is_read(wh._connection, query)
+            _tell(wh, reading)
+            record_read(wh.workspace, reading.tables)
         return wh._connection.sql(query, params=parameters)
     except duckdb.Error as error:
         raise explain_query(error, wh.workspace, query, lambda: table_names(wh._connection), wh.snapshot) from error
@@ -262,7 +265,7 @@ def _newest(connection: duckdb.DuckDBPyConnection) -> int:
     query = "SELECT coalesce((FROM lake.last_committed_snapshot()), (FROM lake.current_snapshot()))"
     return int(connection.execute(query).fetchall()[0][0])
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #a0cd82d8
+# %% ../../nbs/library/data/07_warehouse.ipynb #03aeef80
 @contextmanager
 def _transaction(wh: Warehouse, message: str, what: str = "the transaction") -> Iterator[None]:
     if wh.read_only:
@@ -272,7 +275,7 @@ def _transaction(wh: Warehouse, message: str, what: str = "the transaction") -> 
         with _joined(wh):
             yield
         return
-    with write_lock(lock_file(wh.workspace), wh.workspace.settings.warehouse.lock_timeout):
+    with turn(wh.workspace):
         wh._connection.execute("BEGIN")
         wh._writing, wh._failed, wh._changed, began = True, None, set(), time.time()
         try:
@@ -305,7 +308,7 @@ def _sweep(wh: Warehouse, began: float) -> None:
             if file.name not in known:
                 file.unlink()
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #2478e59d
+# %% ../../nbs/library/data/07_warehouse.ipynb #a37bf87d
 @contextmanager
 def _joined(wh: Warehouse) -> Iterator[None]:
     if wh._failed is not None:
@@ -328,9 +331,11 @@ def _commit(wh: Warehouse, message: str, what: str) -> None:
         raise explain_write(error, wh.workspace, what) from error
     for table in sorted(wh._changed):
         tell_write(table, str(_newest(wh._connection)))
+    if wh._changed:
+        record(wh.workspace, "publish", wh._changed, snapshot=_newest(wh._connection), message=message)
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #b699d35b
+# %% ../../nbs/library/data/07_warehouse.ipynb #58fbe2d7
 def _signature(message: str) -> tuple[str, str, str]:
     run = current_run()
     work = f" ({run['run']}/{run.get('step', '')})" if "run" in run else ""
-    return current_user(), message + work, json.dumps({"host": socket.gethostname(), **run})
+    return current_user(), message + work, json.dumps({"host": socket.gethostname(), "audited": True, **run})

@@ -1,0 +1,218 @@
+"""A person is erased from every place that can be thought of, and what is searched for is searched for with our own eyes."""
+
+import gzip
+import json
+import os
+import shutil
+import threading
+import zipfile
+
+import duckdb
+import pandas as pd
+import pytest
+from support.processes import start
+from support.workspaces import make_workspace
+
+from ml_notebooks.data.catalog import open_copy
+from ml_notebooks.data.erasure import erase, export
+from ml_notebooks.data.traces import find_traces
+from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.errors import MLNotebooksError, NotErased, UnknownSnapshot, UnknownSubject
+from ml_notebooks.workspace import find_workspace
+
+MAIL = "zoë.quux@mail.example"
+PERSON = f"SELECT 4711 AS customer, 'Zoë Quux' AS name, '{MAIL}' AS mail, DATE '1987-05-23' AS born"
+OTHERS = "SELECT 100000 + range AS customer, 'Person ' || range AS name, 'p' || range || '@mail.example' AS mail, DATE '1960-01-01' + INTERVAL (range) DAY AS born FROM range({})"
+KEY = "MLNB_WAREHOUSE__ENCRYPTION_KEY"
+
+
+LONG = bool(os.environ.get("SOAK"))
+
+
+@pytest.fixture
+def wh(tmp_path):
+    """A warehouse."""
+    with open_warehouse(make_workspace(tmp_path / "w")) as wh:
+        yield wh
+
+
+@pytest.fixture(params=["plain", "encrypted"])
+def either(request, tmp_path, monkeypatch):
+    """A warehouse, plain and encrypted."""
+    monkeypatch.setenv(KEY, "a key of the tests, no secret" if request.param == "encrypted" else "")
+    workspace = make_workspace(tmp_path / "w", encrypted=str(request.param == "encrypted").lower())
+    with open_warehouse(workspace) as wh:
+        yield wh
+    shutil.rmtree(open_copy(workspace).parent, ignore_errors=True)
+
+
+def seen(wh):
+    """Where she stands: in the bytes of any file, and in what DuckDB reads of any Parquet file that it can read, or of the catalogue."""
+    found = []
+    for file in sorted(wh.workspace.root.rglob("*")):
+        if file.is_file():
+            found += [file.name] if "quux" in file.read_bytes().decode("utf-8", "replace") else []
+            if file.suffix == ".parquet":
+                try:
+                    rows = duckdb.sql(f"FROM read_parquet('{file}')").fetchall()
+                except duckdb.Error:
+                    continue
+                found += [file.name] if "quux" in str(rows) else []
+    for table in ("ducklake_table_column_stats", "ducklake_file_column_stats", "ducklake_snapshot_changes"):
+        rows = wh._connection.execute(f"FROM __ducklake_metadata_lake.{table}").fetchall()
+        found += [table] if "quux" in str(rows).lower() else []
+    return found
+
+
+def test_from_a_large_and_a_small_table(either):
+    wh = either
+    wh.publish("raw.large", f"{OTHERS.format(5000)} UNION ALL {PERSON}")
+    wh.publish("raw.small", f"{OTHERS.format(3)} UNION ALL {PERSON}")
+    wh.append("raw.small", OTHERS.format(2))
+    erased = erase(wh, "customer", 4711).raise_if_traced()
+    assert erased.rows == {"raw.large": 1, "raw.small": 1} and erased.texts == 2
+    assert seen(wh) == []
+    assert wh.sql("SELECT count(*) FROM raw.large").fetchall() == [(5000,)] and wh.sql("SELECT count(*) FROM raw.small").fetchall() == [(5,)]
+    assert wh.sql("SELECT min(mail), max(mail), max(customer) FROM raw.large").fetchall() == [("p0@mail.example", "p9@mail.example", 104999)]
+
+
+@pytest.mark.parametrize("rows", [5, 5000], ids=["in the catalogue", "in files"])
+def test_from_tables_that_were_replaced_dropped_from_or_updated(either, rows):
+    wh = either
+    early = wh.publish("raw.other", "SELECT 1 AS a")
+    wh.publish("raw.people", f"{OTHERS.format(rows)} UNION ALL {PERSON}")
+    wh.publish("raw.people", OTHERS.format(rows))  # she is in an old snapshot only
+    wh.publish("raw.visits", f"{OTHERS.format(rows)} UNION ALL {PERSON}")
+    wh.upsert("raw.visits", PERSON.replace("Quux", "Lind"), keys="customer")
+    with wh.transaction("delete"):
+        wh._connection.execute("DELETE FROM lake.raw.visits WHERE customer = 4711")  # an ordinary one: her bytes stay
+        wh._changed.add("raw.visits")
+    wh.publish("raw.later", "SELECT 2 AS a")
+    erased = erase(wh, "customer", 4711).raise_if_traced()
+    assert erased.rows == {} and seen(wh) == []
+    assert wh.at(early).sql("FROM raw.other").fetchall() == [(1,)] and early not in erased.snapshots
+    assert wh.sql("SELECT count(*) FROM raw.visits").fetchall() == [(rows,)] == wh.sql("SELECT count(*) FROM raw.people").fetchall()
+
+
+def test_from_renamed_partitioned_and_differently_named_tables(wh):
+    wh.publish("raw.people", f"{OTHERS.format(300)} UNION ALL {PERSON}")
+    wh._connection.execute("ALTER TABLE lake.raw.people RENAME COLUMN customer TO client")
+    wh.append("raw.people", OTHERS.format(50).replace("AS customer", "AS client"))
+    wh.publish("raw.parts", OTHERS.format(0))
+    wh._connection.execute("ALTER TABLE lake.raw.parts SET PARTITIONED BY (mail)")
+    wh.append("raw.parts", f"{OTHERS.format(12)} UNION ALL {PERSON}")
+    wh.publish("raw.logins", f"SELECT 'u' || customer AS user, mail FROM ({PERSON})")
+    with pytest.raises(UnknownSubject, match="Did you mean `customer`"):
+        erase(wh, "custmer", 4711)
+    erased = erase(wh, "customer", 4711, also={"raw.people": "client"})
+    assert [trace.place for trace in erased.traces] and all("raw/logins" in trace.place or "catalog" in trace.place for trace in erased.traces)
+    erase(wh, "user", "u4711").raise_if_traced()
+    assert seen(wh) == [] and not [place for place in wh.workspace.root.rglob("*") if "quux" in place.name]
+    assert wh.sql("SELECT count(*) FROM raw.people").fetchall() == [(350,)]
+
+
+def test_what_lies_elsewhere_is_named(wh):
+    wh.publish("raw.people", f"{OTHERS.format(300)} UNION ALL {PERSON}")
+    root = wh.workspace.root
+    (root / "reports").mkdir()
+    (root / "reports" / "run.ipynb").write_text(json.dumps({"text": [MAIL]}))
+    (root / "run.log").write_text(f"read {MAIL}\n")
+    with zipfile.ZipFile(root / "model.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("example.json", MAIL * 20)
+    with gzip.open(root / "old.csv.gz", "wb") as packed:
+        packed.write(f"4711,{MAIL}\n".encode() * 20)
+    (root / "broken.zip").write_bytes(b"PK\x03\x04" + bytes(30))
+    (root / "broken.gz").write_bytes(b"\x1f\x8b no")
+    (root / "data" / "tables" / "raw" / "orphan.parquet").write_bytes(b"no Parquet")
+    wh.publish("ops.notes", f"SELECT 'asked by {MAIL}' AS note, range AS n FROM range(50)")
+    assert {trace.place for trace in export(wh, "customer", 4711).traces} == {"reports/run.ipynb", "run.log", "model.zip", "old.csv.gz"}
+    erased = erase(wh, "customer", 4711)
+    places = {trace.place.split("/ducklake")[0] for trace in erased.traces}
+    assert {"reports/run.ipynb", "run.log", "model.zip", "old.csv.gz", "data/tables/ops/notes"} <= places
+    with pytest.raises(NotErased, match=r"model\.zip"):
+        erased.raise_if_traced()
+    assert MAIL not in repr(erased) + erased._repr_html_()
+
+
+def test_files_that_no_snapshot_knows_are_deleted(wh):
+    wh.publish("raw.people", f"{OTHERS.format(300)} UNION ALL {PERSON}")
+    orphan = wh.workspace.root / "data" / "tables" / "raw" / "people" / "ducklake-of-a-killed-writer.parquet"
+    duckdb.sql(PERSON).write_parquet(str(orphan))
+    erase(wh, "customer", 4711).raise_if_traced()
+    assert not orphan.exists() and seen(wh) == []
+
+
+def test_a_reader_of_the_newest_goes_on_and_one_of_an_old_snapshot_is_told(wh):
+    old = wh.publish("raw.people", f"{OTHERS.format(3000)} UNION ALL {PERSON}")
+    past, newest = wh.at(old), open_warehouse(wh.workspace, read_only=True)
+    assert past.sql("SELECT count(*) FROM raw.people").fetchall() == newest.sql("SELECT count(*) FROM raw.people").fetchall() == [(3001,)]
+    erase(wh, "customer", 4711).raise_if_traced()
+    assert newest.sql("SELECT count(*) FROM raw.people").fetchall() == [(3000,)]
+    with pytest.raises(UnknownSnapshot, match="was expired"):
+        past.sql("SELECT count(*) FROM raw.people")
+    with pytest.raises(UnknownSnapshot):
+        wh.at(old)
+    past.close()
+    newest.close()
+
+
+def test_readers_in_threads_see_all_or_all_but_her(wh):
+    wh.publish("raw.people", f"{OTHERS.format(20000)} UNION ALL {PERSON}")
+    seen_counts, errors, stop = set(), [], threading.Event()
+
+    def read():
+        with open_warehouse(wh.workspace, read_only=True) as reader:
+            while not stop.is_set():
+                try:
+                    seen_counts.add(reader.sql("SELECT count(DISTINCT mail) FROM raw.people").fetchall()[0][0])
+                except (duckdb.IOException, MLNotebooksError) as error:
+                    errors.append(str(error))
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    erase(wh, "customer", 4711).raise_if_traced()
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert seen_counts <= {20001, 20000}
+    assert all("No such file" in error or "Cannot open file" in error for error in errors), errors
+
+
+def erase_and_say(line, root):
+    """Erase, and say so before and after."""
+    with open_warehouse(find_workspace(root)) as wh:
+        line.send("erasing")
+        erase(wh, "customer", 4711)
+        line.send("done")
+
+
+@pytest.mark.parametrize("delay", [0.02, 0.1, 0.25] if LONG else [0.1])
+def test_an_erasure_that_was_killed_is_finished_by_the_next(tmp_path, delay):
+    workspace = make_workspace(tmp_path / "w")
+    with open_warehouse(workspace) as wh:
+        wh.publish("raw.people", f"{OTHERS.format(3000)} UNION ALL {PERSON}")
+        wh.append("raw.people", PERSON)
+    with start(erase_and_say, workspace.root) as eraser:
+        assert eraser.hear() == "erasing"
+        threading.Event().wait(delay)
+        eraser.process.kill()  # it may have ended already
+        eraser.process.join(60)
+    with open_warehouse(workspace) as wh:
+        erase(wh, "customer", 4711)
+        assert wh.sql("SELECT count(*) FROM raw.people").fetchall() == [(3000,)] and seen(wh) == []
+
+
+def test_values_of_any_kind(wh):
+    for place, value in enumerate(["o'ha\"ra", "50% Zoë\\", "1; DROP TABLE x", -1, 1.5]):
+        name = f"raw.people_{place}"
+        wh.publish(name, pd.DataFrame({f"Who Is {place}": [value, value], "n": [1, 2]}))
+        wh.append(name, pd.DataFrame({f"Who Is {place}": [type(value)()], "n": [3]}))
+        ((text,),) = wh.sql(f'SELECT "Who Is {place}"::VARCHAR FROM {name} WHERE n = 1').fetchall()
+        assert len(export(wh, f"Who Is {place}", text).tables[name]) == 2
+        assert erase(wh, f"who is {place}", text).raise_if_traced().rows == {name: 2}
+        assert wh.sql(f"SELECT n FROM {name}").fetchall() == [(3,)]
+
+
+def test_traces_of_nothing(wh):
+    assert find_traces(wh, []) == [] and find_traces(wh, ["", "abc"]) == []
