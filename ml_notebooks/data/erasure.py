@@ -23,7 +23,8 @@ from .audit import record
 from .catalog import catalog_file, is_remote, quote, table_files, table_folder
 from .messages import explain_write
 from .traces import Trace, find_traces, parquet_rows
-from .warehouse import Warehouse, _turn
+from .connection import turn
+from .warehouse import Warehouse
 from ..errors import BadData, NotErased, ReadOnlyWarehouse, UnknownSubject, WarehouseUnavailable
 from ..lineage import check_write
 
@@ -326,7 +327,7 @@ def erase(
         raise ReadOnlyWarehouse(subject_key) if wh.read_only else BadData(subject_key, "Erasing cannot be part of a transaction.", "Erase after it has committed.")
     tables = _tables(wh, subject_key, also or {})
     deleted = _delete(wh, tables, value)
-    with _turn(wh.workspace):
+    with turn(wh.workspace):
         try:
             shown, rows = _history(wh, tables, value)
             _rewrite(wh, tables)
