@@ -352,6 +352,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'ml_notebooks/data/readers/delimited.py'),
                                                      'ml_notebooks.data.readers.delimited._read_as': ( 'library/data/readers/delimited.html#_read_as',
                                                                                                        'ml_notebooks/data/readers/delimited.py'),
+                                                     'ml_notebooks.data.readers.delimited._rows': ( 'library/data/readers/delimited.html#_rows',
+                                                                                                    'ml_notebooks/data/readers/delimited.py'),
                                                      'ml_notebooks.data.readers.delimited._sniffed': ( 'library/data/readers/delimited.html#_sniffed',
                                                                                                        'ml_notebooks/data/readers/delimited.py'),
                                                      'ml_notebooks.data.readers.delimited._surprised': ( 'library/data/readers/delimited.html#_surprised',

@@ -230,11 +230,11 @@ def bounded_lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:  # number, l
                 pass
             yield number, line, rest is line or not rest and len(line) < LINE
 
-# %% ../../nbs/library/data/11_files.ipynb #249762f2
+# %% ../../nbs/library/data/11_files.ipynb #bf86ac00
 def digest(path: Path) -> str:
     """A fingerprint of a file's bytes."""
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()  # type: ignore[arg-type]
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 # %% ../../nbs/library/data/11_files.ipynb #39c62df9
 _READERS = {"csv": "delimited", "json": "json_lines", "parquet": "columnar", "arrow": "columnar", "excel": "excel", "hdf5": "hdf5"}

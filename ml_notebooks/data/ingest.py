@@ -328,11 +328,12 @@ def _check_rejects(intake: Intake, plan: Plan) -> None:
     error.rejects = rows
     raise error
 
-# %% ../../nbs/library/data/14_ingest.ipynb #2f8cd035
+# %% ../../nbs/library/data/14_ingest.ipynb #4dc2f9aa
 def ingest(
     wh: Warehouse,
     table: str,  # for example `raw.orders`
     source: Any,  # a path, a pattern, a folder, an address, or a source
+    /,
     mode: Mode = "replace",
     keys: str | Sequence[str] = (),  # columns that tell rows apart, for `merge` and `incremental`
     cursor: str = "",  # column that only grows, for `incremental`

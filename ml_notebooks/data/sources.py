@@ -41,7 +41,7 @@ class Counter:
     rows: int = 0
     bytes: int = 0
 
-# %% ../../nbs/library/data/09_sources.ipynb #0d3c01cd
+# %% ../../nbs/library/data/09_sources.ipynb #2f45ad90
 @dataclass(frozen=True)
 class Loading:
     """What a source may use while it is read."""
@@ -50,7 +50,7 @@ class Loading:
     scratch: Path  # a folder that is deleted afterwards
     since: Since | None = None  # rows below this mark need not be given
     counter: Counter = field(default_factory=Counter)  # for whoever watches; a source adds to it
-    skip: frozenset[tuple[str, str]] = frozenset()  # files (name, digest) that were read before
+    skip: frozenset[tuple[Any, ...]] | None = None  # files (name, digest) that were read before; None where that does not matter
 
     def secret(self, name: str) -> str:
         """The credential of that name. Raises `MissingCredential`."""

@@ -39,7 +39,7 @@ def plain_value(value: Any) -> Any:
         return bytes(value)
     return str(value) if isinstance(value, ObjectId | Regex) else value
 
-# %% ../../../nbs/library/data/plugins/02_mongodb.ipynb #8412cc51
+# %% ../../../nbs/library/data/plugins/02_mongodb.ipynb #1fbfc703
 @dataclass(frozen=True)
 class Collection:
     """A collection of a MongoDB database."""
@@ -61,7 +61,9 @@ class Collection:
             raise BadSource(self.address.rpartition("@")[2], "Its address holds a password.", "Put the password into .env as a credential and name that with `credential=`.")
         secret = loading.secret(self.credential) if self.credential else ""
         try:
-            with MongoClient(self.address, **({"password": secret} if secret else {}), tz_aware=True, serverSelectionTimeoutMS=20_000) as client:
+            options: dict[str, Any] = {"password": secret} if secret else {}
+            client: MongoClient[dict[str, Any]] = MongoClient(self.address, tz_aware=True, serverSelectionTimeoutMS=20_000, **options)
+            with client:
                 found = iter(client.get_default_database()[self.collection].find(_asked(self, loading)).sort("_id", 1).batch_size(self.batch))
                 while some := [plain_value(document) for document in islice(found, self.batch)]:
                     yield document_batch(some)

@@ -16,8 +16,8 @@ from ..sources import Loading, LocalFile
 from ...errors import BadSource, MissingExtra, SourceUnavailable
 from ...logs import redact
 
-# %% ../../../nbs/library/data/plugins/01_stores.ipynb #9444cad1
-_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
+# %% ../../../nbs/library/data/plugins/01_stores.ipynb #48574673
+_CLIENTS = {"s3": "S3FileSystem", "gs": "GcsFileSystem", "az": "AzureFileSystem"}
 
 
 def _options(files: Files, scheme: str, loading: Loading) -> dict[str, Any]:
@@ -25,20 +25,24 @@ def _options(files: Files, scheme: str, loading: Loading) -> dict[str, Any]:
     if not secret:
         return dict(files.storage)
     key, _, password = secret.partition(":")
-    held = {"s3": {"key": key, "secret": password}, "gs": {"token": secret}, "az": {"connection_string": secret}}
-    return {**files.storage, **held[scheme]}
+    given = {"s3": {"access_key": key, "secret_key": password}, "gs": {"access_token": secret}, "az": {"account_key": secret}}
+    return {**files.storage, **given[scheme]}
 
 
 def open_store(files: Files, loading: Loading) -> Any:
     """The file system of an address. Raises `BadSource` and `MissingExtra`."""
     scheme = files.path.partition("://")[0]
-    if scheme not in _PACKAGES:
-        raise BadSource(files.path, f"`{scheme}://` is no object store.", f"Known: {', '.join(f'{one}://' for one in _PACKAGES)}.")
-    if find_spec(_PACKAGES[scheme]) is None:
-        raise MissingExtra(f"`{scheme}://`", _PACKAGES[scheme], scheme)
-    import fsspec
+    if scheme not in _CLIENTS:
+        raise BadSource(files.path, f"`{scheme}://` is no object store.", f"Known: {', '.join(f'{one}://' for one in _CLIENTS)}.")
+    if find_spec("fsspec") is None:
+        raise MissingExtra(f"`{scheme}://`", "fsspec", "stores")
+    import pyarrow.fs
+    from fsspec.implementations.arrow import ArrowFSWrapper
 
-    return fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False, **_options(files, scheme, loading))
+    try:
+        return ArrowFSWrapper(getattr(pyarrow.fs, _CLIENTS[scheme])(**_options(files, scheme, loading)), skip_instance_cache=True)
+    except (TypeError, ValueError, OSError) as error:
+        raise BadSource(files.path, f"{str(error).splitlines()[0].rstrip('.')}.", "Correct what `storage=` says.") from error
 
 # %% ../../../nbs/library/data/plugins/01_stores.ipynb #bae50345
 def _keys(store: Any, path: str) -> list[str]:

@@ -44,7 +44,7 @@ def header(file: LocalFile) -> tuple[str, list[str]]:  # the delimiter and the c
         raise BadSource(file.name, f"Column {place} has no name.", "Nothing was written: the first line of a file names its columns.")
     return delimiter, names
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #21a3bcf4
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #0cc3cb8f
 @dataclass(frozen=True)
 class Dialect:
     """How a file is to be read."""
@@ -65,7 +65,7 @@ def _options(dialect: Dialect) -> str:
     options = [f"columns = {{{columns}}}", *_fixed(dialect.delimiter, dialect.missing)]
     options += [f"dateformat = {quote(dialect.date)}"] if dialect.date else []
     options += [f"timestampformat = {quote(dialect.timestamp)}"] if dialect.timestamp else []
-    return ", ".join(["auto_detect = false", *options])
+    return ", ".join(["auto_detect = false", "hive_partitioning = false", *options])
 
 
 def _fixed(delimiter: str, missing: str) -> list[str]:
@@ -196,7 +196,7 @@ def _forget(intake: Intake, kept: int) -> None:
         intake.columns = {}
     intake.written = kept
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #b49b4d17
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #8dab804f
 _IMPLAUSIBLE = re.compile(r"\s*([+-]?0*[1-9]\d{4,}-|[+-]?inf|0{4}-|.*\(BC\))", re.IGNORECASE)
 
 
@@ -204,11 +204,11 @@ def _account(intake: Intake, file: LocalFile, dialect: Dialect) -> int:  # rows 
     noted = {line for (line,) in intake.execute(f"SELECT line FROM {intake.rejects} WHERE file = ?", [file.name])}
     dates = [place for place, kind in enumerate(intake.columns.get(name.lower(), "") for name in dialect.types) if kind.startswith(("DATE", "TIMESTAMP"))]
     too_long: list[tuple[int, str]] = []
-    found = []
+    found: list[tuple[str, int | None, str | None, str, str]] = []
     rows = csv.reader(_texts(file.path, too_long), delimiter=dialect.delimiter)
     csv.field_size_limit(sys.maxsize)
     count = -1  # the header
-    for row in rows:
+    for row in _rows(rows, file):
         count += bool(row) or len(dialect.types) == 1
         for place in dates:
             if place < len(row) and _IMPLAUSIBLE.match(row[place]) and rows.line_num not in noted:
@@ -216,6 +216,13 @@ def _account(intake: Intake, file: LocalFile, dialect: Dialect) -> int:  # rows 
     found += [(file.name, number, None, text, f"The line is longer than {LINE:,} bytes.") for number, text in too_long if number not in noted]
     reject(intake, found)
     return count + len(too_long)
+
+
+def _rows(rows: Iterator[list[str]], file: LocalFile) -> Iterator[list[str]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise BadSource(file.name, f"Its rows cannot be told apart: {error}.", "Nothing was written: look for odd line ends and quotes that are not closed.") from error
 
 
 def _texts(path: Path, too_long: list[tuple[int, str]]) -> Iterator[str]:

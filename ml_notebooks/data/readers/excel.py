@@ -54,7 +54,7 @@ def _cells(rows: Iterator[list[Any]], width: int) -> Iterator[tuple[Any, ...]]:
         if any(cell is not None for cell in cells):
             yield tuple(cells + [None] * (width - len(cells)))[:width]
 
-# %% ../../../nbs/library/data/readers/04_excel.ipynb #4ddb5b75
+# %% ../../../nbs/library/data/readers/04_excel.ipynb #b37a6c8e
 def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
     """Take in the rows of a sheet. Raises `BadSource`."""
     if find_spec("python_calamine") is None:
@@ -68,7 +68,8 @@ def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
         raise BadSource(file.name, f"It is no workbook: {error}.") from error
     start = sheet.start or (0, 0)
     rows = islice(rows, start[0], None)  # iter_rows begins at A1
-    header = next(rows, [])[start[1] :]
+    first: list[Any] = next(rows, [])
+    header = first[start[1] :]
     names = _names(file, sheet, header, start)
     body = _cells((row[start[1] :] for row in rows), len(names))
     while some := list(islice(body, 50_000)):

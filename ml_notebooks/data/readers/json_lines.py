@@ -50,11 +50,12 @@ def _is_whole(path: Path) -> bool:
     """Whether a file of a size that fits into memory is one object, over several lines."""
     return path.stat().st_size <= 16 * LINE and _is_line(path.read_bytes())
 
-# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #d289a5ef
-def _types(intake: Intake, path: Path) -> dict[str, str] | None:  # none where a line is malformed
-    query = f"DESCRIBE SELECT * FROM read_ndjson({quote(path)}, sample_size = -1, records = true, maximum_object_size = {LINE})"
+# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #972c93ae
+def _types(intake: Intake, path: Path) -> dict[str, str] | None:  # none where a line is malformed, or gives a name twice
+    query = f"DESCRIBE SELECT * FROM read_ndjson({quote(path)}, sample_size = -1, records = true, hive_partitioning = false, maximum_object_size = {LINE})"
+    twins = f"SELECT count(*) FROM read_ndjson_objects({quote(path)}, maximum_object_size = {LINE}) WHERE list_unique(json_keys(lower(json::VARCHAR))) < len(json_keys(json))"
     try:
-        return {name: kind for name, kind, *_ in intake.execute(query)}
+        return None if intake.execute(twins)[0][0] else {name: kind for name, kind, *_ in intake.execute(query)}
     except duckdb.Error:
         return None
 
@@ -107,7 +108,7 @@ def sort_out(intake: Intake, file: LocalFile, path: Path, loading: Loading) -> t
     reject(intake, bad)
     return target, numbers
 
-# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #948373cc
+# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #af6127d2
 def _unsure(intake: Intake, found: dict[str, str], wanted: dict[str, str]) -> list[str]:
     """The columns whose values may not fit the type that is wanted."""
     return [name for name, kind in wanted.items() if common_type(intake.wh, found[name], kind) != kind or found[name] == "JSON" != kind]
@@ -115,7 +116,7 @@ def _unsure(intake: Intake, found: dict[str, str], wanted: dict[str, str]) -> li
 
 def _query(path: Path, types: dict[str, str]) -> str:
     columns = ", ".join(f"{quote(name)}: {quote(kind)}" for name, kind in types.items())
-    return f"SELECT * FROM read_ndjson({quote(path)}, columns = {{{columns}}}, maximum_object_size = {LINE})"
+    return f"SELECT * FROM read_ndjson({quote(path)}, columns = {{{columns}}}, hive_partitioning = false, maximum_object_size = {LINE})"
 
 
 def _cast(intake: Intake, file: LocalFile, path: Path, numbers: list[int], found: dict[str, str], wanted: dict[str, str]) -> str:
