@@ -305,6 +305,12 @@ def test_a_type_widens_to_one_that_holds_both(wh, tmp_path, small, large):
     assert wh.sql(f"SELECT count(*) FROM {name}").fetchall() == [(2,)]
 
 
+def test_an_empty_file_with_a_header_is_an_empty_table_even_if_its_name_is_a_word_of_sql(wh, tmp_path):
+    done = ingest(wh, "raw.nothing", write(tmp_path, "id,name\n"))
+    assert done.inserted == 0 and done.snapshot == wh.version("raw.nothing")
+    assert wh.table("raw.nothing").columns == ["id", "name"]
+
+
 # Formats, all the same
 
 

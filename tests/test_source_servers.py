@@ -168,8 +168,8 @@ def test_a_wrong_password_is_told_without_it(server, a_warehouse):
 
 def test_an_empty_table_is_a_table(postgres, a_warehouse):
     wh = a_warehouse(postgres.password)
-    assert ingest(wh, "raw.none", database(postgres, "postgresql", table="shop.empty")).inserted == 0
-    assert wh.table("raw.none").columns == ["id", "name"]
+    assert ingest(wh, "raw.nothing", database(postgres, "postgresql", table="shop.empty")).inserted == 0
+    assert wh.table("raw.nothing").columns == ["id", "name"]
 
 
 # The web
@@ -346,7 +346,8 @@ def store(place):
 
 
 def _put(address, body):
-    urllib.request.urlopen(urllib.request.Request(address, data=body, method="PUT")).close()
+    headers = {"Content-Type": "application/octet-stream"}
+    urllib.request.urlopen(urllib.request.Request(address, data=body, headers=headers, method="PUT")).close()
 
 
 def options_of(store):
@@ -363,9 +364,7 @@ def test_objects_are_fetched_and_read(store, a_warehouse, tmp_path):
         _put(f"{store}/shop/orders/day={day}/part.parquet", (tmp_path / "part.parquet").read_bytes())
     _put(f"{store}/shop/orders/_SUCCESS", b"")
     assert ingest(wh, "raw.objects", "s3://shop/orders", mode="append", **options_of(store)).inserted == 4
-    assert wh.sql("FROM raw.objects ORDER BY ALL").fetchall() == [(1, "1"), (2, "2"), (11, "1"), (12, "2")] or wh.table(
-        "raw.objects"
-    ).columns == ["id", "day"]
+    assert wh.sql("FROM raw.objects ORDER BY ALL").fetchall() == [(1, 1), (2, 2), (11, 1), (12, 2)]
     again = ingest(wh, "raw.objects", "s3://shop/orders", mode="append", **options_of(store))
     assert (again.inserted, again.skipped) == (0, 2)
     _put(f"{store}/shop/one.csv", b"id\n7\nbad,row\n")
@@ -380,9 +379,9 @@ def test_what_is_not_in_a_store_is_named_and_a_cut_changes_nothing(store, a_ware
         with pytest.raises((BadSource, SourceUnavailable), match="could not be read"):
             ingest(wh, "raw.stored", path, **options_of(store))
     _put(f"{store}/shop/large.csv", b"id\n" + b"1\n" * 2_000_000)
-    with cutting_proxy(int(store.rpartition(":")[2]), 50_000) as (port, _):
-        with pytest.raises(SourceUnavailable, match="could not be read to its end"):
-            ingest(wh, "raw.stored", "s3://shop/large.csv", **options_of(f"http://127.0.0.1:{port}"))
+    real = int(store.rpartition(":")[2])
+    with cutting_proxy(real, 50_000) as (port, _), pytest.raises(SourceUnavailable, match="to its end"):
+        ingest(wh, "raw.stored", "s3://shop/large.csv", **options_of(f"http://127.0.0.1:{port}"))
     assert wh.table("raw.stored").fetchall() == [(1,)]
 
 

@@ -6,9 +6,10 @@
 __all__ = ['LINE', 'Files', 'find_files', 'partitions_of', 'format_of', 'unpack', 'decode', 'count_lines', 'bounded_lines',
            'digest', 'read_file']
 
-# %% ../../nbs/library/data/11_files.ipynb #fa60f433
+# %% ../../nbs/library/data/11_files.ipynb #deacdaca
 import bz2
 import codecs
+import errno
 import gzip
 import hashlib
 import importlib
@@ -24,7 +25,7 @@ from typing import BinaryIO
 
 from .intake import Intake
 from .sources import FileFormat, Loading, LocalFile
-from ..errors import BadSource
+from ..errors import BadSource, DiskFull
 from ..lineage import tell_file
 
 # %% ../../nbs/library/data/11_files.ipynb #d24ce439
@@ -132,7 +133,7 @@ def _copy(stream: BinaryIO, target: Path) -> None:
         while block := stream.read(_CHUNK):
             file.write(block)
 
-# %% ../../nbs/library/data/11_files.ipynb #72519b07
+# %% ../../nbs/library/data/11_files.ipynb #0da2941b
 def unpack(
     file: LocalFile,
     loading: Loading,
@@ -155,6 +156,8 @@ def unpack(
     except _TORN as error:
         if isinstance(error, BadSource):
             raise
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise DiskFull("The scratch folder", f"`{file.name}` is being unpacked into it.") from error
         raise BadSource(file.name, f"It is cut off or damaged: {error}.", "Nothing was written: fetch the file again.") from error
 
 

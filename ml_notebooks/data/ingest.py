@@ -64,7 +64,7 @@ def check_plan(plan: Plan) -> None:
         if is_wrong:
             raise BadIngest(plan.table, found, do)
 
-# %% ../../nbs/library/data/14_ingest.ipynb #23d33f30
+# %% ../../nbs/library/data/14_ingest.ipynb #3e6ece74
 @dataclass(frozen=True)
 class Ingested:
     """What an ingest read and wrote."""
@@ -84,10 +84,10 @@ class Ingested:
     seconds: float = 0
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row a figure."""
+        """One row a figure; the source is not repeated."""
         import pandas as pd
 
-        shown = {name: value for name, value in asdict(self).items() if value not in (None, (), "")}
+        shown = {name: value for name, value in asdict(self).items() if value not in (None, (), "") and name != "source"}
         return pd.DataFrame({"value": {name: f"{value:,.2f}" if name == "seconds" else f"{value:,}" if isinstance(value, int) else str(value) for name, value in shown.items()}})
 
     def __repr__(self) -> str:

@@ -27,9 +27,9 @@ def table_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """The names of all tables, sorted."""
     return [f"{schema}.{table}" for schema, table in connection.execute(_NAMES).fetchall()]
 
-# %% ../../nbs/library/data/05_inspection.ipynb #cb7e8eeb
+# %% ../../nbs/library/data/05_inspection.ipynb #eef73568
 _CHANGES = """
-SELECT snapshot_id, snapshot_time, author, commit_message, unnest(flatten(map_values(changes))) AS what
+SELECT snapshot_id, snapshot_time, author, commit_message, unnest(list_transform(flatten(map_values(changes)), lambda name: replace(name, '"', ''))) AS what
 FROM lake.snapshots()
 """
 

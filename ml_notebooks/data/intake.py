@@ -50,7 +50,7 @@ def table_columns(wh: Warehouse, table: str) -> dict[str, str]:
     query = "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = 'lake' AND schema_name = ? AND table_name = ? ORDER BY column_index"
     return dict(wh._connection.execute(query, [schema, name]).fetchall())
 
-# %% ../../nbs/library/data/10_intake.ipynb #503cbc98
+# %% ../../nbs/library/data/10_intake.ipynb #0bf2e4ea
 class Intake:
     """The rows of one load, in a temporary table, and those that were rejected, in another."""
 
@@ -92,7 +92,7 @@ class Intake:
         return self.wh._connection.sql(f"FROM {self.rejects} ORDER BY file, line LIMIT {int(limit)}").df()
 
     def __repr__(self) -> str:
-        return f"Intake({self.table}: {self.read} rows read, {self.written} taken in, {self.rejected} rejected)"
+        return f"Intake({self.table}: {self.read} rows read, {self.written} taken in)"
 
 # %% ../../nbs/library/data/10_intake.ipynb #ad7334db
 def take_in(

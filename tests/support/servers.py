@@ -170,7 +170,8 @@ def reply(
     request.wfile.write(body)
     if promised is not None:
         request.wfile.flush()
-        request.connection.close()
+        request.close_connection = True
+        request.connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
