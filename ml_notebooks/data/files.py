@@ -239,8 +239,8 @@ def digest(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
-# %% ../../nbs/library/data/11_files.ipynb #39c62df9
-_READERS = {"csv": "delimited", "json": "json_lines", "parquet": "columnar", "arrow": "columnar", "excel": "excel", "hdf5": "hdf5"}
+# %% ../../nbs/library/data/11_files.ipynb #af899f9d
+_READERS = {"csv": "delimited", "json": "json_lines", "parquet": "columnar", "arrow": "columnar", "excel": "excel", "hdf5": "hdf"}
 
 
 def read_file(
