@@ -7,8 +7,9 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'Settings
            'MissingExtra', 'UnknownTable', 'InvalidTableName', 'UnknownSnapshot', 'BadQuery', 'BadData',
            'ReadOnlyWarehouse', 'WarehouseLocked', 'NewerWarehouse', 'WarehouseUnavailable', 'DiskFull', 'MissingKey',
            'UncoveredPersonalData', 'UnknownSubject', 'NotErased', 'AuditNotWritten', 'BrokenAudit', 'SealedWarehouse',
-           'ContractBroken', 'EmptySample', 'BadSample', 'OneClass', 'NaiveTime', 'NotExplainable',
-           'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel', 'UnknownCheck',
+           'BadSource', 'SourceUnavailable', 'UnknownSource', 'MissingCredential', 'BadIngest', 'TooManyRejects',
+           'RowsLost', 'SchemaChanged', 'ContractBroken', 'EmptySample', 'BadSample', 'OneClass', 'NaiveTime',
+           'NotExplainable', 'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel', 'UnknownCheck',
            'UnknownContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn', 'BadRecipe',
            'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell',
            'UnknownParameter', 'BadParameter', 'NotRecordable', 'GateFailed', 'UndeclaredWrite', 'StepFailed',
@@ -298,6 +299,77 @@ class SealedWarehouse(MLNotebooksError, PermissionError):
         super().__init__(
             f"The warehouse at `{catalog}` is encrypted.", reason, "Set MLNB_WAREHOUSE__ENCRYPTION_KEY to the key that it was made with; without that key nobody can read it."
         )
+
+# %% ../nbs/library/01_errors.ipynb #01a777f9
+class BadSource(MLNotebooksError, ValueError):
+    """What is to be read cannot be read as what it should be."""
+
+    def __init__(self, name: str, reason: str, do: str = "Nothing was written: mend the source, or say how it is to be read."):
+        super().__init__(f"`{name}` could not be read.", reason, do)
+
+
+class SourceUnavailable(MLNotebooksError, ConnectionError):
+    """A server did not give what it was asked for, or stopped in the middle of it."""
+
+    def __init__(self, name: str, reason: str, do: str = "Nothing was written: run it again when the server answers."):
+        super().__init__(f"`{name}` could not be read to its end.", reason, do)
+
+
+class UnknownSource(MLNotebooksError, LookupError):
+    """No source is known for an address."""
+
+    def __init__(self, address: str, known: Iterable[str]):
+        known = sorted(known)
+        scheme = address.partition(":")[0]
+        super().__init__(f"`{scheme}:` is no kind of source.", did_you_mean(scheme, known), f"Known: {', '.join(known)}, and paths of files.")
+
+
+class MissingCredential(MLNotebooksError, LookupError):
+    """A source names a credential that no setting holds."""
+
+    def __init__(self, name: str):
+        super().__init__(
+            f"There is no credential `{name}`.",
+            "Neither the environment nor .env sets it.",
+            f"Set MLNB_SOURCES__CREDENTIALS__{name.upper()} in .env.",
+        )
+
+# %% ../nbs/library/01_errors.ipynb #3a0ee8a2
+class BadIngest(MLNotebooksError, ValueError):
+    """Rows are to be written in a way that makes no sense."""
+
+    def __init__(self, table: str, found: str, do: str):
+        super().__init__(f"`{table}` cannot be loaded like this.", found, do)
+
+
+class TooManyRejects(MLNotebooksError, ValueError):
+    """More rows of a source are malformed than were allowed for."""
+
+    def __init__(self, table: str, rejected: int, read: int, allowed: int, examples: Iterable[str]):
+        super().__init__(
+            f"`{table}` was left as it is: {rejected:,} of {read:,} rows read are malformed, and {allowed:,} are allowed.",
+            " ".join(examples),
+            "Mend the source, or allow for them with `max_rejects`; `.rejects` of this error holds them.",
+        )
+        self.rejects: object = None  # a frame: file, line, column, text, reason
+
+
+class RowsLost(MLNotebooksError, ArithmeticError):
+    """The rows that were read are not those that were written and rejected."""
+
+    def __init__(self, name: str, read: int, written: int, rejected: int):
+        super().__init__(
+            f"The rows of `{name}` do not add up.",
+            f"{read:,} were counted, {written:,} arrived and {rejected:,} were rejected.",
+            "Nothing was written: look for a quote that is not closed, or give `delimiter` and `encoding`.",
+        )
+
+
+class SchemaChanged(MLNotebooksError, ValueError):
+    """A source's columns are not those of the table that it goes into."""
+
+    def __init__(self, table: str, changes: Iterable[str], do: str):
+        super().__init__(f"The columns for `{table}` have changed.", "; ".join(changes) + ".", do)
 
 # %% ../nbs/library/01_errors.ipynb #aeb903bf
 class ContractBroken(MLNotebooksError, ValueError):

@@ -29,9 +29,9 @@ def table_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """The names of all tables, sorted."""
     return [f"{schema}.{table}" for schema, table in connection.execute(_NAMES).fetchall()]
 
-# %% ../../nbs/library/data/05_inspection.ipynb #d2130f0a
+# %% ../../nbs/library/data/05_inspection.ipynb #6cc0bce6
 _CHANGES = """
-SELECT snapshot_id, snapshot_time, author, commit_message, unnest(flatten(map_values(changes))) AS what
+SELECT snapshot_id, snapshot_time, author, commit_message, unnest(list_transform(flatten(map_values(changes)), lambda name: replace(name, '"', ''))) AS what
 FROM (
     FROM lake.snapshots() WHERE NOT list_has_any(map_keys(changes), ['merge_adjacent', 'rewrite_delete', 'flushed_inlined'])
 )

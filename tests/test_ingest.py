@@ -1,0 +1,522 @@
+"""Files into tables: what is malformed, what runs twice, what changed its columns, and what the warehouse holds afterwards."""
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import random
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.workspaces import make_workspace
+
+from ml_notebooks.data.files import LINE, read_file
+from ml_notebooks.data.ingest import ingest
+from ml_notebooks.data.intake import Intake
+from ml_notebooks.data.sources import FileFormat, Loading, LocalFile, sources
+from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.errors import (
+    BadIngest,
+    BadSource,
+    InvalidTableName,
+    MissingCredential,
+    MLNotebooksError,
+    ReadOnlyWarehouse,
+    RowsLost,
+    SchemaChanged,
+    TooManyRejects,
+    UnknownSource,
+)
+
+SOAK = os.environ.get("SOAK") == "1"
+
+
+@pytest.fixture(scope="module")
+def wh(tmp_path_factory):
+    """One warehouse for all tests; each takes a table of its own."""
+    with open_warehouse(make_workspace(tmp_path_factory.mktemp("ingest"))) as opened:
+        yield opened
+
+
+@pytest.fixture
+def table(wh, request):
+    """A table with three rows, and what it is when nothing has happened to it."""
+    name = f"raw.t{abs(hash(request.node.name))}"
+    wh.publish(name, "SELECT range AS id, 'n' || range AS name FROM range(3)")
+    return name
+
+
+def rows_of(wh, table):
+    return wh.sql(f"FROM {table} ORDER BY ALL").fetchall()
+
+
+def write(folder, data, name="rows.csv"):
+    path = folder / name
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+# Bad input: a clear error, and the table as before
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "options", "error", "words"),
+    [
+        ("rows.csv", b"", {}, BadSource, "It is empty"),
+        ("rows.json", b"", {}, BadSource, "It is empty"),
+        ("rows.csv", b"id,name,ID\n1,a,2\n", {}, BadSource, "several columns called `id`"),
+        ("rows.csv", b"id,,name\n1,2,3\n", {}, BadSource, "Column 2 has no name"),
+        ("rows.csv", b"id,name\n1,a\n2\n", {}, TooManyRejects, "line 3, `name`: Expected Number of Columns: 2 Found: 1"),
+        ("rows.csv", b"id,name\n1,a\nx,b\n", {}, TooManyRejects, "line 3, `id`.*`?x"),
+        ("rows.csv", b'id,name\n1,"a"b\n2,c\n', {}, TooManyRejects, "line 2, `name`: Value with unterminated quote"),
+        ("rows.csv", b'id,name\n1,"a\n2,b\n3,c\n', {}, TooManyRejects, "line 2, `name`: Value with unterminated quote"),
+        ("rows.csv", "id,name\n1,é\n".encode() + "2,é\n".encode("latin-1"), {}, TooManyRejects, "line 3.*not utf-8"),
+        ("rows.csv", "id,name\n1,é\n".encode("latin-1"), {"encoding": "ascii"}, BadSource, "It is not ascii"),
+        ("rows.csv", b"name,id\na,1\n", {"types": {"day": "DATE"}}, BadSource, "no column `day`"),
+        ("rows.csv.gz", gzip.compress(b"id,name\n" + b"1,a\n" * 9999)[:-30], {}, BadSource, "cut off or damaged"),
+        ("rows.csv.bz2", bz2.compress(b"id,name\n" + b"1,a\n" * 9999)[:-9], {}, BadSource, "cut off or damaged"),
+        ("rows.csv.xz", lzma.compress(b"id,name\n" + b"1,a\n" * 9999)[:-9], {}, BadSource, "cut off or damaged"),
+        ("rows.zip", b"PK\x03\x04 no archive", {"format": "csv"}, BadSource, "cut off or damaged"),
+        ("rows.parquet", b"PAR1 no parquet", {}, BadSource, "rows.parquet"),
+        ("rows.arrow", b"ARROW1 no arrow", {}, BadSource, "rows.arrow"),
+        ("rows.xlsx", b"PK\x03\x04 no sheet", {}, BadSource, "It is no workbook"),
+        ("rows.h5", b"\x89HDF\r\n\x1a\n no file", {}, BadSource, "cut off or damaged"),
+        ("rows.json", b'[{"id": 1}, {"id": 2', {}, BadSource, "read whole or not at all"),
+        ("rows.json", b'{"id": 1, "name": "a"}\n{"id": ', {}, TooManyRejects, "line 2: It is not JSON"),
+        ("rows.json", b'{"id": 1, "name": "a"}\n{"id": 2, "id": 3}\n', {}, TooManyRejects, "line 2: .*stands twice"),
+        ("rows.json", b'{"id": 1, "name": "a"}\n[1]\n', {}, TooManyRejects, "line 2: It is no object but list"),
+        ("rows.json", b'{"id": "x", "name": "a"}\n', {}, TooManyRejects, 'line 1, `id`: `"x"` is no BIGINT'),
+        ("rows.txt.bak", b"id\n1\n", {}, BadSource, "does not say what format"),
+        ("rows.csv", b"id,name,more\n1,a,2\n", {}, SchemaChanged, r"`more` \(BIGINT\) is new"),
+        ("rows.csv", b"id\n1\n", {}, SchemaChanged, r"`name` \(VARCHAR\) is missing"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named_and_changes_nothing(wh, table, tmp_path, name, data, options, error, words):
+    before, snapshots = rows_of(wh, table), len(wh.snapshots())
+    with pytest.raises(error, match=words):
+        ingest(wh, table, write(tmp_path, data, name), mode="append", **options)
+    assert rows_of(wh, table) == before
+    assert len(wh.snapshots()) == snapshots
+    assert wh._connection.execute("SELECT table_name FROM duckdb_tables() WHERE temporary AND table_name LIKE 'intake%'").fetchall() == []  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "kept", "rejects"),
+    [
+        (b"id,name\n1,a\n2\n3,c,4\n5,d\n", [(1, "a"), (5, "d")], [(3, "2"), (4, "3,c,4")]),
+        (b'id,name\n1,"a\nb"\n2,"say ""so"""\n3,5" pipe\n', [(1, "a\nb"), (2, 'say "so"'), (3, '5" pipe')], []),
+        (b"\xef\xbb\xbfid;name\r\n1;a\r\n", [(1, "a")], []),
+        ("id,name\n1,é\n".encode("utf-16"), [(1, "é")], []),
+        (b"id\tname\r1\ta\r2\tb\r", [(1, "a"), (2, "b")], []),
+        (b"id,name\n\n1,a\n\n", [(1, "a")], []),
+        (b"id,name\n1," + b"x" * (LINE + 10) + b"\n2,b\n", [(2, "b")], [(2, "1,xxx")]),
+        (b"id,name\n1," + b"x" * 30_000_000 + b"\n2,b\n", [(2, "b")], [(2, "1,xxx")]),
+    ],
+)
+def test_csv_rows_are_written_or_rejected(wh, table, tmp_path, data, kept, rejects):
+    done = ingest(wh, table, write(tmp_path, data), max_rejects=5)
+    assert rows_of(wh, table) == kept
+    assert done.read == done.inserted + done.rejected == len(kept) + len(rejects)
+    if rejects:
+        found = wh.sql(f"SELECT line, text, file FROM {table}__rejects ORDER BY line").fetchall()
+        assert [(line, file) for line, _, file in found] == [(line, "rows.csv") for line, _ in rejects]
+        assert all(text.startswith(start) for (_, text, _), (_, start) in zip(found, rejects, strict=True))
+        assert all(len(text) <= 1000 for _, text, _ in found)
+
+
+def test_dates_that_no_program_can_read_are_rejected(wh, tmp_path):
+    csv = "id,day,at\n1,2013-01-01,2013-01-01 10:00:00\n2,20133-01-01,2013-01-01 10:00:00\n3,2013-01-02,20133-01-01 10:00:00\n"
+    done = ingest(wh, "raw.dates", write(tmp_path, csv), types={"day": "DATE", "at": "TIMESTAMP"}, max_rejects=2)
+    assert (done.inserted, done.rejected) == (1, 2)
+    assert wh.sql("SELECT line FROM raw.dates__rejects ORDER BY line").fetchall() == [(3,), (4,)]
+    lines = '{"id": 1, "day": "2013-01-01"}\n\n{"id": 2, "day": "20133-01-01"}\n'
+    done = ingest(wh, "raw.days", write(tmp_path, lines, "rows.json"), types={"day": "DATE"}, max_rejects=1)
+    assert (done.inserted, done.rejected) == (1, 1)
+    assert wh.sql("SELECT line FROM raw.days__rejects").fetchall() == [(3,)]
+    wh._connection.execute(f"COPY (SELECT DATE '20133-01-01' AS day) TO '{tmp_path / 'days.parquet'}'")
+    with pytest.raises(BadSource, match="1 rows hold dates outside the years 1 to 9999"):
+        ingest(wh, "raw.far", tmp_path / "days.parquet")
+
+
+def test_a_column_of_missing_values_has_a_type_and_takes_others_later(wh, tmp_path):
+    pq.write_table(pa.table({"id": [1, 2], "note": pa.nulls(2)}), tmp_path / "rows.parquet")
+    assert ingest(wh, "raw.blank", tmp_path / "rows.parquet").inserted == 2
+    assert ingest(wh, "raw.nan", write(tmp_path, "id,x\n1,NaN\n2,NaN\n")).inserted == 2
+    assert ingest(wh, "raw.void", write(tmp_path, "id,x\n1,\n2,\n")).inserted == 2
+    assert ingest(wh, "raw.void", write(tmp_path, "id,x\n3,some\n", "more.csv"), mode="append").inserted == 1
+
+
+def test_a_row_that_cannot_be_accounted_for_stops_everything(wh, table, tmp_path, monkeypatch):
+    before = rows_of(wh, table)
+    monkeypatch.setattr("ml_notebooks.data.readers.delimited.count_lines", lambda path, loading: 99)
+    monkeypatch.setattr("ml_notebooks.data.readers.delimited._account", lambda intake, file, dialect: 98)
+    with pytest.raises(RowsLost, match="98 were counted, 1 arrived and 0 were rejected"):
+        ingest(wh, table, write(tmp_path, "id,name\n1,a\n"))
+    assert rows_of(wh, table) == before
+
+
+def test_an_archive_or_a_name_that_climbs_out_is_refused(wh, table, tmp_path):
+    for name in ("../../evil.csv", "/evil.csv", "a/../../evil.csv", "..\\evil.csv"):
+        with zipfile.ZipFile(tmp_path / "rows.zip", "w") as archive:
+            archive.writestr(name, "id,name\n9,evil\n")
+        with pytest.raises(BadSource, match="leads out of it"):
+            ingest(wh, table, tmp_path / "rows.zip", format="csv")
+    assert not list(tmp_path.parent.rglob("evil.csv"))
+
+
+@pytest.mark.parametrize(
+    "name", ["orders; DROP TABLE x", 'raw."a"', "raw.a; --", "orders", "raw.A", "main.a", "raw.a.b", "../raw.a", ""]
+)
+def test_sql_in_a_table_name_is_refused(wh, tmp_path, name):
+    with pytest.raises(InvalidTableName, match=r"schema\.table"):
+        ingest(wh, name, write(tmp_path, "id\n1\n"))
+
+
+def test_sql_in_a_column_or_a_file_name_is_only_a_name(wh, tmp_path):
+    path = write(tmp_path, 'id,"a""; DROP TABLE raw.sql; --"\n1,2\n', "o'hare; --.csv")
+    assert ingest(wh, "raw.sql", path).inserted == 1
+    assert ingest(wh, "raw.sql", path, mode="append").inserted == 1
+    assert wh.table("raw.sql").columns == ["id", 'a"; DROP TABLE raw.sql; --']
+
+
+# Twice is once
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "replace"},
+        {"mode": "append"},
+        {"mode": "merge", "keys": "id"},
+        {"mode": "merge", "keys": ["id"], "delete": True},
+        {"mode": "incremental", "cursor": "id"},
+        {"mode": "incremental", "cursor": "day"},
+        {"mode": "incremental", "cursor": "day", "keys": "id"},
+    ],
+    ids=str,
+)
+def test_twice_is_once(wh, tmp_path, options):
+    table = f"raw.twice{abs(hash(str(options)))}"
+    path = write(tmp_path, "id,day\n1,2013-01-01\n2,2013-01-02\n3,2013-01-02\nbad\n")
+    for _ in range(3):
+        ingest(wh, table, path, max_rejects=1, types={"id": "BIGINT", "day": "DATE"}, **options)
+        assert wh.sql(f"SELECT list(id ORDER BY id) FROM {table}").fetchall() == [([1, 2, 3],)]
+        assert wh.sql(f"SELECT DISTINCT line FROM {table}__rejects").fetchall() == [(5,)]
+
+
+def test_append_takes_new_files_of_a_folder_only(wh, tmp_path):
+    folder = tmp_path / "in"
+    for day in (1, 2):
+        (folder / f"day={day}").mkdir(parents=True)
+        write(folder / f"day={day}", f"id\n{day}\n")
+    assert ingest(wh, "raw.folder", folder, mode="append").inserted == 2
+    (folder / "day=3").mkdir()
+    write(folder / "day=3", "id\n3\n")
+    write(folder / "day=1", "id\n1\n1\n")  # a file that was written anew is a new file
+    done = ingest(wh, "raw.folder", folder, mode="append")
+    assert (done.inserted, done.skipped) == (3, 1)
+    assert rows_of(wh, "raw.folder") == [(1, 1), (1, 1), (1, 1), (2, 2), (3, 3)]
+
+
+def test_a_merge_inserts_updates_and_deletes(wh, table, tmp_path):
+    path = write(tmp_path, "id,name\n1,n1\n2,changed\n7,new\n")
+    done = ingest(wh, table, path, mode="merge", keys="id")
+    assert (done.inserted, done.updated, done.deleted) == (1, 1, 0)
+    assert rows_of(wh, table) == [(0, "n0"), (1, "n1"), (2, "changed"), (7, "new")]
+    done = ingest(wh, table, path, mode="merge", keys="id", delete=True)
+    assert (done.inserted, done.updated, done.deleted) == (0, 0, 1)
+    with pytest.raises(MLNotebooksError, match="stand in several of the new rows"):
+        ingest(wh, table, write(tmp_path, "id,name\n1,a\n1,b\n"), mode="merge", keys="id")
+    with pytest.raises(BadIngest, match="no column `number`"):
+        ingest(wh, table, path, mode="merge", keys="number")
+
+
+def test_rows_at_the_mark_are_neither_lost_nor_doubled(wh, tmp_path):
+    chance = random.Random(7)
+    held: list[str] = []
+    for day in range(1, 6):
+        held += [f"{chance.randrange(3)},2013-01-0{chance.choice([max(1, day - 0), day])}" for _ in range(4)]
+        held.sort(key=lambda row: row[2:])
+        ingest(wh, "raw.marks", write(tmp_path, "id,day\n" + "\n".join(held) + "\n"), mode="incremental", cursor="day")
+    found = [f"{number},{day}" for number, day in rows_of(wh, "raw.marks")]
+    assert sorted(found) == sorted(held)
+
+
+def test_two_who_append_the_same_file_add_it_once(tmp_path):
+    workspace = make_workspace(tmp_path / "workspace")
+    path = write(tmp_path, "id\n" + "1\n" * 50)
+    open_warehouse(workspace).close()
+
+    def append(_):
+        with open_warehouse(workspace) as wh:
+            try:
+                return ingest(wh, "raw.same", path, mode="append").inserted
+            except BadIngest:
+                return 0
+
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(append, range(3)))
+    assert sum(done) == 50
+    with open_warehouse(workspace, read_only=True) as wh:
+        assert wh.sql("SELECT count(*) FROM raw.same").fetchall() == [(50,)]
+
+
+# Columns that change
+
+
+def test_columns_are_added_or_widened_when_that_is_allowed(wh, table, tmp_path):
+    more = write(tmp_path, "id,name,price\n5,e,2.5\n")
+    assert ingest(wh, table, more, mode="append", on_change="add").changes == ("`price` (DOUBLE) is new",)
+    fewer = write(tmp_path, "id\n6\n", "fewer.csv")
+    assert ingest(wh, table, fewer, mode="append", on_change="add").changes[0].endswith("is missing")
+    pq.write_table(pa.table({"id": [1.5], "name": ["f"], "price": ["dear"]}), tmp_path / "wide.parquet")
+    with pytest.raises(SchemaChanged, match=r"`id` was BIGINT and is DOUBLE; `price` was DOUBLE and is VARCHAR\..*widen"):
+        ingest(wh, table, tmp_path / "wide.parquet", mode="append", on_change="add")
+    ingest(wh, table, tmp_path / "wide.parquet", mode="append", on_change="widen")
+    assert [str(kind) for kind in wh.table(table).types] == ["DOUBLE", "VARCHAR", "VARCHAR"]
+    assert wh.sql(f"SELECT count(*), count(price) FROM {table}").fetchall() == [(6, 2)]
+
+
+def test_a_narrower_type_fits_and_the_table_keeps_its_own(wh, tmp_path):
+    wh.publish("raw.fits", "SELECT 1.5::DOUBLE AS x, 'a' AS code, TIMESTAMP '2013-01-01 10:00:00' AS at")
+    path = write(tmp_path, "at,x,code\n2013-01-02,7,007\n")
+    assert ingest(wh, "raw.fits", path, mode="append").changes == ()
+    assert [str(kind) for kind in wh.table("raw.fits").types] == ["DOUBLE", "VARCHAR", "TIMESTAMP"]
+    assert wh.sql("SELECT code FROM raw.fits WHERE x = 7").fetchall() == [("007",)]
+    assert ingest(wh, "raw.fits", path).inserted == 1
+    assert [str(kind) for kind in wh.table("raw.fits").types] == ["DOUBLE", "VARCHAR", "TIMESTAMP"]
+
+
+@pytest.mark.parametrize(("small", "large"), [("INTEGER", "BIGINT"), ("FLOAT", "DOUBLE"), ("DATE", "TIMESTAMP"), ("BIGINT", "VARCHAR")])  # fmt: skip
+def test_a_type_widens_to_one_that_holds_both(wh, tmp_path, small, large):
+    name, value = f"raw.widens_{small.lower()}", "DATE '2013-01-01'" if small == "DATE" else "1"
+    wh.publish(name, f"SELECT {value}::{small} AS x, 1 AS y")
+    wh._connection.execute(f"COPY (SELECT {value}::{large} AS x, 2 AS y) TO '{tmp_path / 'rows.parquet'}'")
+    ingest(wh, name, tmp_path / "rows.parquet", mode="append", on_change="widen")
+    assert [str(kind) for kind in wh.table(name).types] == [large, "INTEGER"]
+    assert wh.sql(f"SELECT count(*) FROM {name}").fetchall() == [(2,)]
+
+
+def test_an_empty_file_with_a_header_is_an_empty_table_even_if_its_name_is_a_word_of_sql(wh, tmp_path):
+    done = ingest(wh, "raw.nothing", write(tmp_path, "id,name\n"))
+    assert done.inserted == 0 and done.snapshot == wh.version("raw.nothing")
+    assert wh.table("raw.nothing").columns == ["id", "name"]
+
+
+# Formats, all the same
+
+
+def test_every_format_and_packing_gives_the_same_rows(wh, tmp_path):
+    import h5py
+    import pyarrow.feather as feather
+
+    frame = pd.DataFrame({"id": [1, 2, 3], "name": ["a", "b", "ü"], "x": [0.5, 1.5, None]})
+    text = frame.to_csv(index=False)
+    write(tmp_path, text, "rows.csv")
+    write(tmp_path, text.replace(",", "\t"), "rows.tsv")
+    write(tmp_path, gzip.compress(text.encode()), "rows.csv.gz")
+    write(tmp_path, bz2.compress(text.encode()), "rows.csv.bz2")
+    write(tmp_path, lzma.compress(text.encode()), "rows.csv.xz")
+    write(tmp_path, pa.compress(text.encode(), "zstd", asbytes=True), "rows.csv.zst")
+    with zipfile.ZipFile(tmp_path / "rows.zip", "w") as archive:
+        archive.writestr("inside/rows.csv", text)
+    write(tmp_path, frame.to_json(orient="records"), "rows.json")
+    write(tmp_path, frame.to_json(orient="records", lines=True), "rows.ndjson")
+    write(tmp_path, gzip.compress(frame.to_json(orient="records", lines=True).encode()), "rows.jsonl.gz")
+    pq.write_table(pa.Table.from_pandas(frame), tmp_path / "rows.parquet")
+    feather.write_feather(frame, tmp_path / "rows.feather")
+    with pa.OSFile(str(tmp_path / "rows.arrows"), "wb") as file, pa.ipc.new_stream(file, pa.Schema.from_pandas(frame)) as out:  # fmt: skip
+        out.write(pa.Table.from_pandas(frame))
+    frame.to_excel(tmp_path / "rows.xlsx", index=False, engine="xlsxwriter")
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        file["rows/id"], file["rows/x"], file["rows/name"] = [1, 2, 3], [0.5, 1.5, float("nan")], ["a", "b", "ü"]
+    expected = [(1, "a", 0.5), (2, "b", 1.5), (3, "ü", None)]
+    for path in sorted(tmp_path.glob("rows.*")):
+        options = {"format": "csv"} if path.suffix == ".zip" else {}
+        assert ingest(wh, "raw.same", path, on_change="widen", **options).inserted == 3, path.name
+        found = wh.sql("SELECT id::BIGINT, name, CASE WHEN isnan(x::DOUBLE) THEN NULL ELSE x::DOUBLE END FROM raw.same ORDER BY id").fetchall()  # fmt: skip
+        assert found == expected, path.name
+
+
+def test_folders_say_what_columns_hold(wh, tmp_path):
+    for year, month in ((2013, 1), (2013, 2), (2014, 1)):
+        (tmp_path / f"year={year}" / f"month={month}").mkdir(parents=True)
+        pq.write_table(pa.table({"n": [year + month]}), tmp_path / f"year={year}" / f"month={month}" / "a.parquet")
+    write(tmp_path, b"not data", "_SUCCESS")
+    assert ingest(wh, "raw.hive", tmp_path).inserted == 3
+    assert rows_of(wh, "raw.hive") == [(2014, 2013, 1), (2015, 2013, 2), (2015, 2014, 1)]
+
+
+# Sources by address, credentials, lineage
+
+
+def test_a_plug_in_needs_an_entry_point_only(wh, tmp_path, monkeypatch):
+    (tmp_path / "plugged.py").write_text(
+        "import pyarrow as pa\n"
+        "class Numbers:\n"
+        "    def __init__(self, address, up_to=3):\n        self.up_to = up_to\n"
+        "    def __repr__(self):\n        return 'Numbers()'\n"
+        "    def batches(self, loading):\n"
+        "        for n in range(self.up_to):\n            yield pa.record_batch({'n': [n]})\n"
+    )
+    info = tmp_path / "plugged-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[ml_notebooks.sources]\nnumbers = plugged:Numbers\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert sources()["numbers"] == "plugged:Numbers"
+    assert ingest(wh, "raw.numbers", "numbers://any", up_to=5).inserted == 5
+    assert ingest(wh, "raw.numbers", "numbers://any", mode="append", up_to=5).inserted == 5
+    assert ingest(wh, "raw.numbers", "numbers://any", mode="append", up_to=5).inserted == 0
+    with pytest.raises(UnknownSource, match="Did you mean `numbers`"):
+        ingest(wh, "raw.numbers", "number://any")
+
+
+def test_credentials_come_from_the_environment_and_are_not_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLNB_SOURCES__CREDENTIALS__SHOP", "s3same")
+    workspace = make_workspace(tmp_path)
+    assert "s3same" not in repr(workspace.settings)
+    with open_warehouse(workspace) as wh:
+        for address in ("postgresql://u:hunter2@127.0.0.1/x", "mysql://u:hunter2@127.0.0.1/x", "mongodb://u:hunter2@h/x", "redis://:hunter2@h"):  # fmt: skip
+            options = {} if address.startswith(("redis", "mongo")) else {"table": "t"}
+            with pytest.raises(BadSource, match="holds a") as caught:
+                ingest(wh, "raw.x", address, **options)
+            assert "hunter2" not in str(caught.value)
+        with pytest.raises(MissingCredential, match="MLNB_SOURCES__CREDENTIALS__BAKERY"):
+            ingest(wh, "raw.x", "redis://127.0.0.1", credential="bakery")
+
+
+def test_reading_only_is_respected(wh, tmp_path):
+    with open_warehouse(wh.workspace, read_only=True) as reader, pytest.raises(ReadOnlyWarehouse, match="reading only"):
+        ingest(reader, "raw.x", write(tmp_path, "id\n1\n"))
+
+
+def test_inside_a_transaction_it_is_part_of_it(wh, table, tmp_path):
+    before = rows_of(wh, table)
+    with pytest.raises(ZeroDivisionError, match="division"), wh.transaction():  # noqa: PT012
+        assert ingest(wh, table, write(tmp_path, "id,name\n9,i\n"), mode="append").snapshot == -1
+        1 / 0  # noqa: B018
+    assert rows_of(wh, table) == before
+
+
+# What nobody thought of
+
+
+NAMES = st.text("abcd", min_size=1, max_size=3)
+CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r\n", exclude_categories=["Cs"]), max_size=8)
+
+
+@pytest.fixture
+def take(wh, tmp_path):
+    """Read a file as a load does, without publishing: what came of it, and its rows."""
+    (tmp_path / "scratch").mkdir()
+
+    def read(path, columns, **how):
+        for left in (tmp_path / "scratch").iterdir():
+            left.unlink()
+        intake = Intake(wh, "raw.nowhere", widen=True)
+        try:
+            read_file(intake, LocalFile(path, path.name, FileFormat(**how)), Loading(wh.workspace, tmp_path / "scratch"))
+            counted = (intake.read, intake.written, intake.rejected)
+            return counted, intake.execute(f"SELECT {columns} FROM {intake.rows}") if intake.columns else []
+        finally:
+            intake.clear()
+
+    return read
+
+
+ANY = settings(max_examples=500 if SOAK else 20, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@ANY
+@given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=8), newline=st.sampled_from(["\n", "\r\n"]))
+def test_what_pandas_writes_is_read_as_it_was(take, tmp_path, rows, newline):
+    frame = pd.DataFrame([(n, *row) for n, row in enumerate(rows)], columns=["n", "one", "two"])
+    frame.to_csv(tmp_path / "any.csv", index=False, lineterminator=newline, quoting=1)
+    types = {"one": "VARCHAR", "two": "VARCHAR"}
+    counted, found = take(tmp_path / "any.csv", "coalesce(one, ''), coalesce(two, '')", delimiter=",", types=types)
+    assert counted == (len(rows), len(rows), 0)
+    assert found == rows
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | CELLS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@ANY
+@given(rows=st.lists(st.dictionaries(NAMES, VALUES, min_size=1, max_size=4), min_size=1, max_size=6))
+def test_any_objects_are_rows(take, tmp_path, rows):
+    (tmp_path / "any.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert take(tmp_path / "any.json", "1")[0] == (len(rows), len(rows), 0)
+
+
+def mutated(data, chance):
+    """A file with a few of its bytes changed, taken out, doubled or put in."""
+    data = bytearray(data)
+    for _ in range(chance.randrange(1, 6)):
+        place = chance.randrange(len(data))
+        change = chance.randrange(4)
+        if change == 0:
+            data[place] = chance.choice(b'",;\n\r\x00\xff{}[]:0e-\\')
+        elif change == 1:
+            del data[place : place + chance.randrange(1, 9)]
+        elif change == 2:
+            data[place:place] = data[place : place + chance.randrange(1, 30)]
+        else:
+            data[place:place] = bytes(chance.choices(b'"\n,\xc3\x28\x00', k=3))
+    return bytes(data) or b"x"
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "csv.gz", "parquet"])
+def test_a_mutated_file_is_an_error_or_rejects_and_never_a_loss(take, tmp_path, kind):
+    chance = random.Random(kind)
+    lines = [(n, f"name {n}", n / 4, f"2013-01-{n % 28 + 1:02}") for n in range(40)]
+    frame = pd.DataFrame(lines, columns=["id", "name", "x", "day"])
+    sound = {
+        "csv": frame.to_csv(index=False, quoting=2).encode(),
+        "json": frame.to_json(orient="records", lines=True).encode(),
+    }
+    sound["csv.gz"] = gzip.compress(sound["csv"])
+    pq.write_table(pa.Table.from_pandas(frame), tmp_path / "sound.parquet")
+    sound["parquet"] = (tmp_path / "sound.parquet").read_bytes()
+    whole = 0
+    for _ in range(3000 if SOAK else 25):
+        try:
+            (read, written, rejected), _ = take(write(tmp_path, mutated(sound[kind], chance), f"any.{kind}"), "1")
+        except MLNotebooksError:
+            continue
+        assert read == written + rejected
+        whole += 1
+    assert whole or kind == "csv.gz"
+
+
+def test_progress_is_shown_to_who_waits(capsys, monkeypatch):
+    from ml_notebooks.data import progress as module
+    from ml_notebooks.data.sources import Counter
+
+    monkeypatch.setattr(module, "_is_watched", lambda: True)
+    real = module.threading.Event
+    class Hasty(real):  # fmt: skip
+        def wait(self, timeout=None):
+            return super().wait(0.01)
+    monkeypatch.setattr(module.threading, "Event", Hasty)
+    counter = Counter(1_000, 2_000_000)
+    with module.progress("raw.orders", counter, after=0):
+        while "rows/s" not in capsys.readouterr().err:
+            pass
+
+
+def test_a_path_object_and_a_text_are_the_same(wh, tmp_path):
+    path = write(tmp_path, "id\n1\n")
+    assert ingest(wh, "raw.path", Path(path)).source == ingest(wh, "raw.path", str(path)).source
