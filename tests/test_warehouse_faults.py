@@ -476,6 +476,12 @@ def test_a_failed_write_that_is_caught_inside_a_transaction_does_not_half_commit
     assert "ops.log" not in wh.names()
 
 
+def test_a_column_whose_name_the_lake_keeps_for_itself_is_refused(wh):
+    with pytest.raises(BadData, match="`rowid`"):
+        wh.publish("raw.numbered", "SELECT range AS \"RowId\", range AS n FROM range(3)")
+    assert "raw.numbered" not in wh.names()
+
+
 def test_a_write_of_nothing_is_no_error(wh):
     snapshot = wh.publish("raw.flights", "SELECT 7 AS flight")
     with open_warehouse(wh.workspace) as wh:

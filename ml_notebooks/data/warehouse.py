@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['Mode', 'Warehouse', 'open_warehouse']
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #f290b78d
+# %% ../../nbs/library/data/07_warehouse.ipynb #28bb3fd3
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from datetime import date
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import duckdb
 
@@ -39,7 +40,10 @@ from ..workspace import Workspace, find_workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #9a8ccac8
+    from ml_notebooks.data.ingest import Ingested
+    from ml_notebooks.data.notes import Description
+
+# %% ../../nbs/library/data/07_warehouse.ipynb #91dfeafc
 Mode = Literal["replace", "append", "upsert"]
 
 
@@ -112,11 +116,14 @@ class Warehouse:
         tell_unseen("the list of tables")
         return snapshot_frame(self._connection)
 
-    def at(self, snapshot: int) -> "Warehouse":
-        """The warehouse as it was at a snapshot, for reading.
+    def at(self, when: int | date | str) -> "Warehouse":
+        """The warehouse as it was at a snapshot or an instant (see *History*), for reading.
 
-        Raises `UnknownSnapshot`.
+        Raises `UnknownSnapshot`, and for an instant `BeforeHistory` or `BadTime`.
         """
+        from ml_notebooks.data.history import snapshot_at
+
+        snapshot = snapshot_at(self, when) if isinstance(when, date | str) else when
         query = "SELECT max(snapshot_id), coalesce(bool_or(snapshot_id = ?), false) FROM lake.snapshots()"
         newest, known = self._connection.execute(query, [int(snapshot)]).fetchall()[0]
         if not known:
@@ -134,6 +141,18 @@ class Warehouse:
     def upsert(self, table: str, data: Data, keys: str | list[str], message: str = "") -> int:
         """Replace the rows that agree with `data` in `keys`, add the others, and return the new snapshot, as `publish` does."""
         return _write(self, table, data, "upsert", (keys,) if isinstance(keys, str) else tuple(keys), message)
+
+    def ingest(self, table: str, source: Any, /, **options: Any) -> "Ingested":
+        """Load what a source gives into a table, malformed rows aside (see *Ingest*)."""
+        from ml_notebooks.data.ingest import ingest
+
+        return ingest(self, table, source, **options)
+
+    def describe(self, table: str = "") -> "Description":
+        """What there is to know of a table, or of the warehouse (see *Notes*). Raises `UnknownTable`."""
+        from ml_notebooks.data.notes import describe
+
+        return describe(self, table)
 
     @contextmanager
     def transaction(self, message: str = "") -> Iterator["Warehouse"]:
@@ -179,11 +198,14 @@ def _check_process(wh: Warehouse) -> None:
     if os.getpid() != wh._pid:
         raise WarehouseUnavailable(catalog_name(wh.workspace), f"It was opened by process {wh._pid} before a fork: open it again in this one.")
 
-# %% ../../nbs/library/data/07_warehouse.ipynb #3b646f0e
+# %% ../../nbs/library/data/07_warehouse.ipynb #1c8d38cd
 def _stage(wh: Warehouse, table: str, data: Data) -> str:
     rows = _query(wh, data, None) if isinstance(data, str) else data
     try:
-        return stage(wh._connection, table, rows)
+        staged = stage(wh._connection, table, rows)
+        if any(row[0].lower() == "rowid" for row in wh._connection.execute(f"DESCRIBE {staged}").fetchall()):
+            raise BadData(table, "A column is called `rowid`, a name that DuckLake keeps for itself: it would lose rows.", "Give the column another name.")
+        return staged
     except MLNotebooksError:
         raise
     except (duckdb.Error, TypeError, ValueError, OverflowError, NotImplementedError) as error:
