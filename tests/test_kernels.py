@@ -38,6 +38,7 @@ PATIENCE = 120  # seconds
 def folder(tmp_path_factory):
     """A workspace, and a runtime folder of its own, so that no other process's parents are met."""
     install_kernelspec()
+    stop_parents()  # those of other tests in this process
     root = tmp_path_factory.mktemp("warm")
     (root / "settings.ini").write_text(SETTINGS.format(idle=600))
     yield root

@@ -30,9 +30,9 @@ class Worker:
         """Its process id."""
         return int(self.process.pid or 0)
 
-    def hear(self) -> Any:
-        """What it says next. Raises `AssertionError` with its traceback when it failed or says nothing."""
-        assert self.line.poll(PATIENCE), f"process {self.pid} said nothing for {PATIENCE:g} s"
+    def hear(self, patience: float = PATIENCE) -> Any:
+        """What it says next. Raises `AssertionError` with its traceback when it failed or says nothing for so many seconds."""
+        assert self.line.poll(patience), f"process {self.pid} said nothing for {patience:g} s"
         said = self.line.recv()
         assert not isinstance(said, Failure), said.trace
         return said
