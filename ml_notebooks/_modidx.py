@@ -1361,6 +1361,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'ml_notebooks/training/registry.py'),
                                                 'ml_notebooks.training.registry.Registry.__repr__': ( 'library/training/registry.html#registry.__repr__',
                                                                                                       'ml_notebooks/training/registry.py'),
+                                                'ml_notebooks.training.registry.Registry.client': ( 'library/training/registry.html#registry.client',
+                                                                                                    'ml_notebooks/training/registry.py'),
                                                 'ml_notebooks.training.registry._artifacts': ( 'library/training/registry.html#_artifacts',
                                                                                                'ml_notebooks/training/registry.py'),
                                                 'ml_notebooks.training.registry._hashing': ( 'library/training/registry.html#_hashing',
