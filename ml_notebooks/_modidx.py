@@ -658,6 +658,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'ml_notebooks/pipelines/code.py'),
                                              'ml_notebooks.pipelines.code._installed_folders': ( 'library/pipelines/code.html#_installed_folders',
                                                                                                  'ml_notebooks/pipelines/code.py'),
+                                             'ml_notebooks.pipelines.code._is_foreign': ( 'library/pipelines/code.html#_is_foreign',
+                                                                                          'ml_notebooks/pipelines/code.py'),
                                              'ml_notebooks.pipelines.code._python_of': ( 'library/pipelines/code.html#_python_of',
                                                                                          'ml_notebooks/pipelines/code.py'),
                                              'ml_notebooks.pipelines.code._reached': ( 'library/pipelines/code.html#_reached',

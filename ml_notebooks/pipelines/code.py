@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['Import', 'installed_packages', 'Code', 'read_code']
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #6637aa2c
+# %% ../../nbs/library/pipelines/06_code.ipynb #dd89b0aa
 import ast
 import hashlib
 import json
 import platform
+import re
 import site
 import sys
 import sysconfig
@@ -20,9 +21,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #0e302468
+# %% ../../nbs/library/pipelines/06_code.ipynb #f3a946c0
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+_ASSIGNED = re.compile(r"[\w\s,.]+=\s*[!%]")  # files = !ls
+_PYTHON_MAGICS = ("%%time", "%%timeit", "%%capture", "%%prun")
+
+
+def _is_foreign(source: str) -> bool:
+    """Whether a cell belongs to a magic for which it is no Python."""
+    first = source.lstrip().split(maxsplit=1)[:1]
+    return bool(first) and first[0].startswith("%%") and first[0] not in _PYTHON_MAGICS
 
 
 def _python_of(source: str) -> tuple[str, list[str]]:
@@ -30,13 +41,13 @@ def _python_of(source: str) -> tuple[str, list[str]]:
     lines, magics = [], []
     for line in source.splitlines():
         bare = line.lstrip()
-        if bare.startswith(("%", "!", "?")) or bare.rstrip().endswith("?"):
+        if bare.startswith(("%", "!", "?")) or bare.rstrip().endswith("?") or _ASSIGNED.match(bare):
             magics.append(line)
             line = line[: len(line) - len(bare)] + "pass"
         lines.append(line)
     return "\n".join(lines), magics
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #ffd02eb3
+# %% ../../nbs/library/pipelines/06_code.ipynb #2d2ec9e6
 Import = tuple[str, int, tuple[str, ...]]  # a module, the dots before it, and the (dotted) names taken from it
 
 
@@ -49,6 +60,8 @@ class _Source:
 
 
 def _read_source(text: str) -> _Source:
+    if _is_foreign(text):
+        return _Source(_digest(text))
     python, magics = _python_of(text)
     try:
         tree = ast.parse(python)
