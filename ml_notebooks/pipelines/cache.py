@@ -96,7 +96,7 @@ def why_run(
     reasons += _changed_inputs(step, last, now)
     return reasons + why_changed_outputs(last, now, workspace)
 
-# %% ../../nbs/library/pipelines/08_cache.ipynb #c7f8f8c6
+# %% ../../nbs/library/pipelines/08_cache.ipynb #d503ca99
 def changed_code(
     then: Mapping[str, Any],  # as `Code.to_json` gives it
     now: Mapping[str, Any],
@@ -105,13 +105,17 @@ def changed_code(
 ) -> list[str]:
     """In which respects a step's code differs."""
     changes = [_changed_cells(then["cells"], now["cells"])] if now["cells"] != then["cells"] else []
-    modules = sorted(then["modules"].keys() | now["modules"].keys())
-    changes += [f"`{module}` changed" for module in modules if then["modules"].get(module) != now["modules"].get(module)]
+    changes += [f"`{module}` changed" for module in _changed(then["modules"], now["modules"])]
+    changes += [f"the environment variable `{name}` changed" for name in _changed(then.get("variables", {}), now["variables"])]
     if now["python"] != then["python"]:
         changes.append(f"Python is {now['python']}, it was {then['python']}")
     if now["packages"] != then["packages"]:
         changes.append(changed_packages(packages_then, packages_now))
     return changes
+
+
+def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
 
 
 def _changed_cells(last: list[str], cells: list[str]) -> str:
@@ -123,7 +127,7 @@ def _changed_cells(last: list[str], cells: list[str]) -> str:
 
 def changed_packages(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Which packages differ, the first three by name."""
-    different = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
+    different = _changed(then, now)
     said = [f"{name} is {now.get(name, 'gone')}, it was {then.get(name, 'not there')}" for name in different[:3]]
     return f"{'; '.join(said) or 'installed packages changed'}{f'; and {len(different) - 3} more packages' if different[3:] else ''}"
 

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Import', 'installed_packages', 'Code', 'read_code']
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #dd89b0aa
+# %% ../../nbs/library/pipelines/06_code.ipynb #1aa21292
 import ast
 import hashlib
 import json
+import os
 import platform
 import re
 import site
@@ -20,6 +21,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from ..settings import RESERVED
 
 # %% ../../nbs/library/pipelines/06_code.ipynb #f3a946c0
 def _digest(*parts: str) -> str:
@@ -47,7 +50,7 @@ def _python_of(source: str) -> tuple[str, list[str]]:
         lines.append(line)
     return "\n".join(lines), magics
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #2d2ec9e6
+# %% ../../nbs/library/pipelines/06_code.ipynb #eb7b7aed
 Import = tuple[str, int, tuple[str, ...]]  # a module, the dots before it, and the (dotted) names taken from it
 
 
@@ -57,6 +60,7 @@ class _Source:
 
     digest: str
     imports: tuple[Import, ...] = ()
+    variables: tuple[str, ...] = ()  # of the environment
 
 
 def _read_source(text: str) -> _Source:
@@ -68,7 +72,7 @@ def _read_source(text: str) -> _Source:
     except (SyntaxError, ValueError):
         return _Source(_digest(text))
     shown = "quiet" if python.rstrip().endswith(";") else ""
-    return _Source(_digest(ast.dump(tree), shown, *magics), tuple(_imports(tree)))
+    return _Source(_digest(ast.dump(tree), shown, *magics), tuple(_imports(tree)), tuple(sorted(set(_variables(tree)))))
 
 
 def _imports(tree: ast.AST) -> Iterator[Import]:
@@ -96,6 +100,27 @@ def _uses(nodes: list[ast.AST]) -> dict[str, set[str]]:
         if isinstance(last, ast.Name) and (parts or id(last) not in inner):
             found.setdefault(last.id, set()).add(".".join(parts) or "*")
     return found
+
+# %% ../../nbs/library/pipelines/06_code.ipynb #03421f53
+_ASK = ("getenv", "environ.get", "environ.pop", "environ.setdefault")
+
+
+def _variables(tree: ast.AST) -> Iterator[str]:
+    """The environment variables that some code names."""
+    for node in ast.walk(tree):
+        asked = None
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value).removeprefix("os.") == "environ":
+            asked = node.slice
+        elif isinstance(node, ast.Call) and node.args and ast.unparse(node.func).removeprefix("os.") in _ASK:
+            asked = node.args[0]
+        elif isinstance(node, ast.Compare) and ast.unparse(node.comparators[0]).removeprefix("os.") == "environ":
+            asked = node.left
+        if isinstance(asked, ast.Constant) and isinstance(asked.value, str):
+            yield asked.value
+
+
+def _value(variable: str) -> str:
+    return _digest(variable, os.environ[variable]) if variable in os.environ else "not set"
 
 # %% ../../nbs/library/pipelines/06_code.ipynb #83983ff0
 @cache
@@ -197,7 +222,7 @@ def installed_packages() -> dict[str, str]:
             found[name] = f"{version} {_digest(direct.read_text())}" if direct.is_file() else version
     return dict(sorted(found.items()))
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #a38f1f36
+# %% ../../nbs/library/pipelines/06_code.ipynb #7515dcb2
 @dataclass(frozen=True)
 class Code:
     """What a step runs."""
@@ -207,10 +232,12 @@ class Code:
     files: Mapping[str, str] = field(default_factory=dict)  # module of ours -> its file
     python: str = ""
     packages: str = ""  # digest of `installed_packages`
+    variables: Mapping[str, str] = field(default_factory=dict)  # environment variable that the code names -> digest of its value
 
     def to_json(self) -> dict[str, Any]:
         """What is kept in the ledger: everything but where the files are."""
-        return {"cells": list(self.cells), "modules": dict(self.modules), "python": self.python, "packages": self.packages}
+        known = {"cells": list(self.cells), "modules": dict(self.modules), "python": self.python, "packages": self.packages}
+        return known | {"variables": dict(self.variables)}
 
 
 def read_code(notebook: Path, packages: Mapping[str, str]) -> Code:
@@ -226,4 +253,11 @@ def read_code(notebook: Path, packages: Mapping[str, str]) -> Code:
         {name: str(file) for name, file in files.items()},
         f"{platform.python_version()} {platform.machine()}",
         _digest(json.dumps(packages)),
+        {name: _value(name) for name in sorted(_named(sources, files))},
     )
+
+
+def _named(cells: Iterable[_Source], files: Mapping[str, Path]) -> set[str]:
+    """The environment variables that cells and modules name; those of a run itself, and of this library, aside."""
+    others = [_read_file(file) for name, file in files.items() if name.partition(".")[0] != "ml_notebooks"]
+    return {name for source in (*cells, *others) for name in source.variables if name not in RESERVED}
