@@ -662,6 +662,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'ml_notebooks/pipelines/code.py'),
                                              'ml_notebooks.pipelines.code._is_foreign': ( 'library/pipelines/code.html#_is_foreign',
                                                                                           'ml_notebooks/pipelines/code.py'),
+                                             'ml_notebooks.pipelines.code._lists': ( 'library/pipelines/code.html#_lists',
+                                                                                     'ml_notebooks/pipelines/code.py'),
                                              'ml_notebooks.pipelines.code._named': ( 'library/pipelines/code.html#_named',
                                                                                      'ml_notebooks/pipelines/code.py'),
                                              'ml_notebooks.pipelines.code._python_of': ( 'library/pipelines/code.html#_python_of',

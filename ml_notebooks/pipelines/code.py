@@ -211,16 +211,24 @@ def _follow(sources: Iterable[_Source], beside: Path) -> dict[str, Path]:
                 waiting += [(each, inside) for each in _read_file(file).imports]
     return found
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #5a1ca30f
+# %% ../../nbs/library/pipelines/06_code.ipynb #1759d547
 def installed_packages() -> dict[str, str]:
-    """Installed distribution -> its version, and for one that was installed from an address, a digest of that."""
+    """Installed distribution -> its version, and for one that came from an address, a digest of that and of its files."""
     found = {}
     for folder in sorted({*site.getsitepackages(), site.getusersitepackages()}):
-        for place in sorted(Path(folder).glob("*.dist-info")):
-            name, _, version = place.name.removesuffix(".dist-info").partition("-")
-            direct = place / "direct_url.json"
-            found[name] = f"{version} {_digest(direct.read_text())}" if direct.is_file() else version
+        for place in sorted(path for kind in ("*.dist-info", "*.egg-info") for path in Path(folder).glob(kind)):
+            name, _, version = place.name.removesuffix(place.suffix).partition("-")
+            texts = [file.read_text(errors="replace") for file in _lists(place) if file.is_file()]
+            found[name] = f"{version} {_digest(*texts)}" if texts else version
     return dict(sorted(found.items()))
+
+
+def _lists(place: Path) -> list[Path]:
+    """What tells a package that was not fetched by its version from another of the same version."""
+    if place.suffix == ".egg-info":
+        return [place / "PKG-INFO", place / "installed-files.txt", place / "SOURCES.txt"] if place.is_dir() else [place]
+    direct = place / "direct_url.json"
+    return [direct, place / "RECORD"] if direct.is_file() else []
 
 # %% ../../nbs/library/pipelines/06_code.ipynb #7515dcb2
 @dataclass(frozen=True)
