@@ -6,7 +6,8 @@
 __all__ = ['versions_of', 'with_provenance', 'count_rows', 'given_parameters', 'undeclared_reads', 'why_run', 'changed_code',
            'changed_packages', 'changed_parameters', 'why_changed_outputs', 'take_over']
 
-# %% ../../nbs/library/pipelines/08_cache.ipynb #b266f83c
+# %% ../../nbs/library/pipelines/08_cache.ipynb #6d03f5b6
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -131,11 +132,15 @@ def changed_packages(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     said = [f"{name} is {now.get(name, 'gone')}, it was {then.get(name, 'not there')}" for name in different[:3]]
     return f"{'; '.join(said) or 'installed packages changed'}{f'; and {len(different) - 3} more packages' if different[3:] else ''}"
 
-# %% ../../nbs/library/pipelines/08_cache.ipynb #a79d4e2f
+# %% ../../nbs/library/pipelines/08_cache.ipynb #adcf0651
+def _as_kept(value: object) -> str:
+    return json.dumps(json.loads(json.dumps(value, default=dict)))
+
+
 def changed_parameters(last: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """Which parameters differ."""
     for name in sorted(last.keys() | now.keys()):
-        if (name in last, last.get(name)) != (name in now, now.get(name)):
+        if (name in last, _as_kept(last.get(name))) != (name in now, _as_kept(now.get(name))):
             yield f"`{name}` is {now.get(name, 'no parameter')!r}, it was {last.get(name, 'none')!r}"
 
 
