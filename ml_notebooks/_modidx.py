@@ -610,6 +610,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'ml_notebooks/pipelines/cache.py'),
                                               'ml_notebooks.pipelines.cache.given_parameters': ( 'library/pipelines/cache.html#given_parameters',
                                                                                                  'ml_notebooks/pipelines/cache.py'),
+                                              'ml_notebooks.pipelines.cache.moved_inputs': ( 'library/pipelines/cache.html#moved_inputs',
+                                                                                             'ml_notebooks/pipelines/cache.py'),
                                               'ml_notebooks.pipelines.cache.take_over': ( 'library/pipelines/cache.html#take_over',
                                                                                           'ml_notebooks/pipelines/cache.py'),
                                               'ml_notebooks.pipelines.cache.undeclared_reads': ( 'library/pipelines/cache.html#undeclared_reads',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['versions_of', 'with_provenance', 'count_rows', 'given_parameters', 'undeclared_reads', 'why_run', 'changed_code',
-           'changed_packages', 'changed_parameters', 'why_changed_outputs', 'take_over']
+           'changed_packages', 'changed_parameters', 'moved_inputs', 'why_changed_outputs', 'take_over']
 
 # %% ../../nbs/library/pipelines/08_cache.ipynb #6d03f5b6
 import json
@@ -132,7 +132,7 @@ def changed_packages(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     said = [f"{name} is {now.get(name, 'gone')}, it was {then.get(name, 'not there')}" for name in different[:3]]
     return f"{'; '.join(said) or 'installed packages changed'}{f'; and {len(different) - 3} more packages' if different[3:] else ''}"
 
-# %% ../../nbs/library/pipelines/08_cache.ipynb #adcf0651
+# %% ../../nbs/library/pipelines/08_cache.ipynb #170eb221
 def _as_kept(value: object) -> str:
     return json.dumps(json.loads(json.dumps(value, default=dict)))
 
@@ -144,12 +144,16 @@ def changed_parameters(last: Mapping[str, Any], now: Mapping[str, Any]) -> Itera
             yield f"`{name}` is {now.get(name, 'no parameter')!r}, it was {last.get(name, 'none')!r}"
 
 
-def _changed_inputs(step: Step, last: StepResult, now: Mapping[str, str]) -> Iterator[str]:
+def moved_inputs(last: StepResult, now: Mapping[str, str]) -> Iterator[str]:
+    """Which inputs of a step's last result, its own outputs aside, stand in another version."""
     for name, version in last.inputs.items():
-        if name in last.outputs:
-            yield f"it adds to `{name}`, which it changed itself"
-        elif now.get(name, "missing") != version:
+        if name not in last.outputs and now.get(name, "missing") != version:
             yield f"`{name}` is gone" if now.get(name, "missing") == "missing" else f"`{name}` is {now[name]}, it was {version}"
+
+
+def _changed_inputs(step: Step, last: StepResult, now: Mapping[str, str]) -> Iterator[str]:
+    yield from (f"it adds to `{name}`, which it changed itself" for name in last.inputs if name in last.outputs)
+    yield from moved_inputs(last, now)
     for name in step.reads:
         if name not in last.inputs and name not in last.outputs:
             yield f"it reads `{name}` now"
