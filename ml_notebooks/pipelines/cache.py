@@ -6,7 +6,8 @@
 __all__ = ['versions_of', 'with_provenance', 'count_rows', 'given_parameters', 'undeclared_reads', 'why_run', 'changed_code',
            'changed_packages', 'changed_parameters', 'moved_inputs', 'why_changed_outputs', 'take_over']
 
-# %% ../../nbs/library/pipelines/08_cache.ipynb #6d03f5b6
+# %% ../../nbs/library/pipelines/08_cache.ipynb #ffb542e7
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,24 +16,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from ..data.warehouse import Warehouse
-from ..lineage import Lineage, file_name, file_version
+from ..lineage import SETTINGS, Lineage, file_name, file_version
 from .code import Code
 from .ledger import Run, StepResult
 from .spec import Step
 from ..training.versions import tracked_versions
 from ..workspace import Workspace
 
-# %% ../../nbs/library/pipelines/08_cache.ipynb #d600c949
+# %% ../../nbs/library/pipelines/08_cache.ipynb #5fb8a89d
 def versions_of(
     wh: Warehouse,
-    names: Iterable[str],  # `model:NAME`, `run:ID` and `file:PATH`, as lineage names them; tables are always among the result
+    names: Iterable[str],  # `model:NAME`, `run:ID` and `file:PATH`, as lineage names them; tables and settings are always among the result
 ) -> dict[str, str]:
     """The versions that stand now."""
     names = list(names)
     files = {name: file_version(str(wh.workspace.path(name.removeprefix("file:")))) for name in names if name.startswith("file:")}
     tables = {table: str(version) for table, version in wh.versions().items()}
-    return dict.fromkeys(names, "missing") | tables | tracked_versions(wh.workspace, names) | files
+    return dict.fromkeys(names, "missing") | tables | tracked_versions(wh.workspace, names) | files | {SETTINGS: _settings_version(wh.workspace)}
+
+
+def _settings_version(workspace: Workspace) -> str:
+    """A digest of the settings that a step works with, its secrets included."""
+    settings = workspace.settings
+    values = [sorted(dict(section).items()) for section in (settings.workspace, settings.warehouse, settings.tracking)]
+    plain = [(key, value.get_secret_value() if isinstance(value, SecretStr) else str(value)) for pairs in values for key, value in pairs]
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
 
 # %% ../../nbs/library/pipelines/08_cache.ipynb #7fbbc62a
 def with_provenance(

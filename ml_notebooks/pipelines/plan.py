@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['EVERYTHING', 'Choice', 'chosen', 'History', 'with_seen_reads', 'plan', 'resumable']
 
-# %% ../../nbs/library/pipelines/09_plan.ipynb #8b3a20bb
+# %% ../../nbs/library/pipelines/09_plan.ipynb #71778883
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ..data.warehouse import Warehouse
 from ..errors import NothingToResume, UnknownStep
+from ..lineage import SETTINGS
 from .cache import moved_inputs, versions_of, why_changed_outputs, why_run
 from .code import installed_packages, read_code
 from .graph import needs, stages
@@ -56,7 +57,7 @@ def _following(pipeline: Pipeline, name: str) -> set[str]:
         found |= {step for step in stage if found.intersection(needs(pipeline)[step])}
     return found
 
-# %% ../../nbs/library/pipelines/09_plan.ipynb #f39d1136
+# %% ../../nbs/library/pipelines/09_plan.ipynb #08f1a526
 class History:
     """What is known of a pipeline's earlier runs, and what is installed now."""
 
@@ -75,7 +76,8 @@ class History:
         """Why a step has to run; nothing where its last result stands."""
         if step.name in self.resumed:
             before = self.resumed[step.name]
-            return [*moved_inputs(before, now), *why_changed_outputs(before, now, self.wh.workspace)]
+            moved = {name: version for name, version in now.items() if name != SETTINGS} | {SETTINGS: before.inputs.get(SETTINGS, "")}
+            return [*moved_inputs(before, moved), *why_changed_outputs(before, now, self.wh.workspace)]
         last, code = self.last.get(step.name), read_code(step.notebook, self.installed)
         changed = last is not None and last.code.get("packages") not in (None, code.packages)
         then = self._packages(last.taken_from) if last is not None and changed else {}

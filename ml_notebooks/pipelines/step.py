@@ -64,7 +64,7 @@ class Stop:
         self.send(signal.SIGKILL if self.asked.is_set() else signal.SIGINT)
         self.asked.set()
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #a54bf8eb
+# %% ../../nbs/library/pipelines/15_step.ipynb #d3483036
 class _Attempt:
     """One execution of a step's notebook: where it is, and whether its time is over."""
 
@@ -108,8 +108,7 @@ class _Attempt:
 
     def _first(self) -> str:
         """What the kernel does before the first cell: it begins to tell which files it opens, the workspace's own left out."""
-        parts = self.workspace.settings.workspace
-        kept = [str(self.workspace.path(part)) for part in (parts.data, parts.reports)]
+        kept = [*_kept(self.workspace), str(self.output.parent)]
         return f"__import__('ml_notebooks.lineage').lineage.watch({kept!r})"
 
     def lineage(self) -> Lineage:
@@ -131,6 +130,19 @@ class _Attempt:
         self.late = True
         self.stop.send(signal.SIGINT, self.step.name)
         threading.Timer(PATIENCE, self.stop.send, [signal.SIGKILL, self.step.name]).start()
+
+# %% ../../nbs/library/pipelines/15_step.ipynb #cc32533d
+_OWN_DATA = ("warehouse.lock", "tracking.lock", "locks", "schedule", "spill")  # in the folder `data`
+
+
+def _kept(workspace: Workspace) -> list[str]:
+    """The files and folders in which the workspace keeps tables, runs, models, keys and locks."""
+    settings = workspace.settings
+    key, stores = settings.tracking.signing_key, (settings.warehouse.catalog, settings.tracking.uri.removeprefix("sqlite:"))
+    files = [f"{store.removeprefix('///')}{suffix}" for store in stores for suffix in ("", "-wal", "-shm", "-journal")]
+    files += [settings.warehouse.data_path, settings.tracking.artifacts, str(key), str(key.with_suffix(".pub.pem"))]
+    folders = [str(settings.workspace.data / name) for name in _OWN_DATA]
+    return [str(workspace.path(place)) for place in (*files, *folders) if not place.startswith("postgres:") and "://" not in place]
 
 # %% ../../nbs/library/pipelines/15_step.ipynb #33690fb8
 def _explain(error: Exception, attempt: _Attempt) -> MLNotebooksError:
