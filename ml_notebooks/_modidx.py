@@ -55,6 +55,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'ml_notebooks/data/catalog.py'),
                                            'ml_notebooks.data.catalog.is_remote': ( 'library/data/catalog.html#is_remote',
                                                                                     'ml_notebooks/data/catalog.py'),
+                                           'ml_notebooks.data.catalog.kept_files': ( 'library/data/catalog.html#kept_files',
+                                                                                     'ml_notebooks/data/catalog.py'),
                                            'ml_notebooks.data.catalog.make_sqlite_catalog': ( 'library/data/catalog.html#make_sqlite_catalog',
                                                                                               'ml_notebooks/data/catalog.py'),
                                            'ml_notebooks.data.catalog.prepare_statements': ( 'library/data/catalog.html#prepare_statements',

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEMAS', 'extension_file', 'is_postgres', 'is_remote', 'quote', 'catalog_file', 'exists', 'disk_folders',
-           'catalog_name', 'attach_statement', 'prepare_statements', 'make_sqlite_catalog', 'check_table_name']
+           'kept_files', 'catalog_name', 'attach_statement', 'prepare_statements', 'make_sqlite_catalog',
+           'check_table_name']
 
 # %% ../../nbs/library/data/02_catalog.ipynb #c46f81d1
 import re
@@ -50,7 +51,7 @@ def catalog_file(workspace: Workspace) -> Path | None:
     settings = workspace.settings.warehouse
     return None if is_postgres(settings) else workspace.path(settings.catalog)
 
-# %% ../../nbs/library/data/02_catalog.ipynb #2c229157
+# %% ../../nbs/library/data/02_catalog.ipynb #8b5a791f
 def exists(workspace: Workspace) -> bool:
     """Whether there is a warehouse to open; of a PostgreSQL database only its server can tell, so the answer is yes."""
     file = catalog_file(workspace)
@@ -64,6 +65,14 @@ def disk_folders(workspace: Workspace) -> list[Path]:
     folders += [] if file is None else [file.parent]
     folders += [] if is_remote(settings) else [workspace.path(settings.data_path)]
     return [next(place for place in (folder, *folder.parents) if place.is_dir()) for folder in map(Path.absolute, folders)]
+
+
+def kept_files(workspace: Workspace) -> list[Path]:
+    """The files and folders of this machine that the warehouse consists of, and those that its connections use."""
+    settings, file = workspace.settings.warehouse, catalog_file(workspace)
+    files = [] if file is None else [file.with_name(file.name + end) for end in ("", "-wal", "-shm", "-journal")]
+    tables = [] if is_remote(settings) else [workspace.path(settings.data_path)]
+    return [*files, *tables, *(workspace.path(workspace.settings.workspace.data) / name for name in ("spill", "warehouse.lock"))]
 
 
 def catalog_name(workspace: Workspace) -> str:

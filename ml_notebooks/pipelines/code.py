@@ -50,6 +50,27 @@ def _python_of(source: str) -> tuple[str, list[str]]:
         lines.append(line)
     return "\n".join(lines), magics
 
+# %% ../../nbs/library/pipelines/06_code.ipynb #03421f53
+_ASK = ("getenv", "environ.get", "environ.pop", "environ.setdefault")
+
+
+def _variables(tree: ast.AST) -> Iterator[str]:
+    """The environment variables that some code names."""
+    for node in ast.walk(tree):
+        asked = None
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value).removeprefix("os.") == "environ":
+            asked = node.slice
+        elif isinstance(node, ast.Call) and node.args and ast.unparse(node.func).removeprefix("os.") in _ASK:
+            asked = node.args[0]
+        elif isinstance(node, ast.Compare) and ast.unparse(node.comparators[0]).removeprefix("os.") == "environ":
+            asked = node.left
+        if isinstance(asked, ast.Constant) and isinstance(asked.value, str):
+            yield asked.value
+
+
+def _value(variable: str) -> str:
+    return _digest(variable, os.environ[variable]) if variable in os.environ else "not set"
+
 # %% ../../nbs/library/pipelines/06_code.ipynb #eb7b7aed
 Import = tuple[str, int, tuple[str, ...]]  # a module, the dots before it, and the (dotted) names taken from it
 
@@ -100,27 +121,6 @@ def _uses(nodes: list[ast.AST]) -> dict[str, set[str]]:
         if isinstance(last, ast.Name) and (parts or id(last) not in inner):
             found.setdefault(last.id, set()).add(".".join(parts) or "*")
     return found
-
-# %% ../../nbs/library/pipelines/06_code.ipynb #03421f53
-_ASK = ("getenv", "environ.get", "environ.pop", "environ.setdefault")
-
-
-def _variables(tree: ast.AST) -> Iterator[str]:
-    """The environment variables that some code names."""
-    for node in ast.walk(tree):
-        asked = None
-        if isinstance(node, ast.Subscript) and ast.unparse(node.value).removeprefix("os.") == "environ":
-            asked = node.slice
-        elif isinstance(node, ast.Call) and node.args and ast.unparse(node.func).removeprefix("os.") in _ASK:
-            asked = node.args[0]
-        elif isinstance(node, ast.Compare) and ast.unparse(node.comparators[0]).removeprefix("os.") == "environ":
-            asked = node.left
-        if isinstance(asked, ast.Constant) and isinstance(asked.value, str):
-            yield asked.value
-
-
-def _value(variable: str) -> str:
-    return _digest(variable, os.environ[variable]) if variable in os.environ else "not set"
 
 # %% ../../nbs/library/pipelines/06_code.ipynb #83983ff0
 @cache

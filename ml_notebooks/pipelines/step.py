@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PATIENCE', 'Outcome', 'Stop', 'check_gates', 'run_step']
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #d8940f4a
+# %% ../../nbs/library/pipelines/15_step.ipynb #e990e2d9
 import os
 import signal
 import sys
@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+from ..data.catalog import kept_files
 from ..errors import DiskFull, GateFailed, KernelDied, MLNotebooksError, StepFailed
 from ..lineage import VARIABLE, Lineage, begin_lineage, read_lineage
 from ..logs import get_logger, redact
@@ -131,18 +132,15 @@ class _Attempt:
         self.stop.send(signal.SIGINT, self.step.name)
         threading.Timer(PATIENCE, self.stop.send, [signal.SIGKILL, self.step.name]).start()
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #cc32533d
-_OWN_DATA = ("warehouse.lock", "tracking.lock", "locks", "schedule", "spill")  # in the folder `data`
-
-
+# %% ../../nbs/library/pipelines/15_step.ipynb #396c3638
 def _kept(workspace: Workspace) -> list[str]:
     """The files and folders in which the workspace keeps tables, runs, models, keys and locks."""
-    settings = workspace.settings
-    key, stores = settings.tracking.signing_key, (settings.warehouse.catalog, settings.tracking.uri.removeprefix("sqlite:"))
-    files = [f"{store.removeprefix('///')}{suffix}" for store in stores for suffix in ("", "-wal", "-shm", "-journal")]
-    files += [settings.warehouse.data_path, settings.tracking.artifacts, str(key), str(key.with_suffix(".pub.pem"))]
-    folders = [str(settings.workspace.data / name) for name in _OWN_DATA]
-    return [str(workspace.path(place)) for place in (*files, *folders) if not place.startswith("postgres:") and "://" not in place]
+    tracking, data = workspace.settings.tracking, workspace.settings.workspace.data
+    store = tracking.uri.removeprefix("sqlite:").removeprefix("///")
+    files = [*(f"{store}{end}" for end in ("", "-wal", "-shm", "-journal")), tracking.artifacts]
+    ours = [tracking.signing_key, tracking.signing_key.with_suffix(".pub.pem"), *(data / name for name in ("tracking.lock", "locks", "schedule"))]
+    places = [*map(str, kept_files(workspace)), *map(str, ours), *files]
+    return [str(workspace.path(place)) for place in places if "://" not in place]
 
 # %% ../../nbs/library/pipelines/15_step.ipynb #33690fb8
 def _explain(error: Exception, attempt: _Attempt) -> MLNotebooksError:
