@@ -1,9 +1,12 @@
 """A step is left out only where running it would change nothing: held against a model, under random changes."""
 
+import os
 import random
 import shutil
 import socket
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import nbformat
@@ -12,6 +15,8 @@ from support.soak import SOAK, soak
 
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import BadPipeline, GateFailed, StepFailed
+from ml_notebooks.lineage import SETTINGS
+from ml_notebooks.pipelines.code import installed_packages
 from ml_notebooks.pipelines.ledger import read_steps
 from ml_notebooks.pipelines.plan import Choice
 from ml_notebooks.pipelines.run import prepare, run_pipeline
@@ -281,5 +286,151 @@ def test_an_ordinary_kernel_tells_as_a_warm_one_does(shop, monkeypatch):
     first = shop.run()
     with open_warehouse(shop.workspace, read_only=True) as wh:
         rows = {row["step"]: row for row in read_steps(wh, first.run)}
-    assert [name for name in rows["ingest"]["inputs"] if not name.startswith("file:/")] == [] and rows["ingest"]["outputs"] and rows["ingest"]["peak_memory"] > 10
+    assert (
+        [name for name in rows["ingest"]["inputs"] if not name.startswith("file:/")] == [SETTINGS]
+        and rows["ingest"]["outputs"]
+        and rows["ingest"]["peak_memory"] > 10
+    )
     assert set(statuses(shop.run()).values()) == {"cached"}
+
+
+FILES = {  # case -> what its step reads
+    "made": "Path('inputs').mkdir(exist_ok=True)\nfound = Path('inputs/x.txt').read_text()",
+    "link": "found = Path('latest.txt').read_text()",
+    "missing": "found = Path('override.txt').read_text() if 'override.txt' in os.listdir('overrides') else 1",
+    "updated": "with open('state.txt', 'r+') as file:\n    found = file.read()",
+    "hidden": "found = Path('.rates.json').read_text()",
+    "in_data": "found = Path('../../../data/x.csv').read_text()",
+    "same_stamp": "found = Path('stamp.txt').read_text()",
+    "home": "found = wh.sql(\"FROM read_csv('~/mlnb_home.csv')\").fetchone()[0]",
+    "database": "import sqlite3\nfound = sqlite3.connect('s.db').execute('SELECT a FROM t').fetchone()[0]",
+    "variable": "found = os.environ.get('EXAMPLE_RATE', '1')",
+    "settings": "from ml_notebooks.workspace import find_workspace\nfound = find_workspace().settings.workspace.name",
+}
+
+UNSEEN = {  # case -> what nobody can see
+    "program": "import subprocess\nsubprocess.run(['cat', 'state.txt'])",
+    "shell": "os.system('cat state.txt')",
+    "bang": "!cat state.txt",
+    "workers": "from joblib import Parallel, delayed\nParallel(n_jobs=2)(delayed(len)(word) for word in ['a', 'b'])",
+    "client": "from ml_notebooks.training.registry import open_registry\nopen_registry().client.search_registered_models()",
+}
+
+
+class Cases:
+    """A pipeline with one small step a case, and a second state in which every input differs."""
+
+    def __init__(self, root: Path):
+        self.root, self.folder = root, root / "nbs" / "pipelines" / "cases"
+        for folder in (self.folder / "inputs", self.folder / "overrides", root / "data"):
+            folder.mkdir(parents=True)
+        steps = {
+            name: [f"{OPEN}\nimport os\nfrom pathlib import Path\n{cell}\nrecord('{name}', found)"]
+            for name, cell in FILES.items()
+        }
+        steps |= {name: [f"import os\n{cell}"] for name, cell in UNSEEN.items()}
+        steps["magic"] = ["%%html\n<h1>State 1</h1>"]
+        for name, cells in steps.items():
+            self.notebook(name, cells)
+        self.notebook("values", ["values: list = [1]", f"{OPEN}\nrecord('values', str(type(values[0])))"])
+        self.names = [*steps, "values"]
+        self.write(1)
+
+    def notebook(self, name: str, cells: list[str]) -> None:
+        """Write a step's notebook; where it has two cells, the first holds its parameters."""
+        tags = [["parameters"], []] if len(cells) == 2 else [[]]
+        made = [
+            nbformat.v4.new_code_cell(cell, metadata={"tags": tag})
+            for cell, tag in zip(cells, tags, strict=True)
+        ]
+        nbformat.write(nbformat.v4.new_notebook(cells=made), self.folder / f"{name}.ipynb")
+
+    def write(self, state: int) -> None:
+        """Write what the steps read."""
+        for file in (
+            "inputs/x.txt",
+            "state.txt",
+            ".rates.json",
+            "stamp.txt",
+            "../../../data/x.csv",
+            f"v{state}.txt",
+        ):
+            (self.folder / file).write_text(str(state))
+        (self.root / "home").mkdir(exist_ok=True)
+        (self.root / "home" / "mlnb_home.csv").write_text(f"a\n{state}\n")
+        os.utime(self.folder / "stamp.txt", (315532800, 315532800))
+        (self.folder / "latest.txt").unlink(missing_ok=True)
+        (self.folder / "latest.txt").symlink_to(f"v{state}.txt")
+        if state == 2:
+            (self.folder / "overrides" / "override.txt").touch()
+            (self.folder / "override.txt").write_text("2")
+        with closing(sqlite3.connect(self.folder / "s.db")) as store, store:
+            store.execute("CREATE TABLE IF NOT EXISTS t (a INTEGER)")
+            store.execute("DELETE FROM t")
+            store.execute("INSERT INTO t VALUES (?)", [state])
+        self.notebook("magic", [f"%%html\n<h1>State {state}</h1>"])
+        (self.root / "settings.ini").write_text(f"[workspace]\nname = state-{state}\n[logs]\nlevel = error\n")
+        given = {"values": f"parameters: {{values: [{'1' if state == 1 else '1.0'}]}}"}
+        lines = [
+            f"  - {{name: {name}, notebook: {name}.ipynb, {given.get(name, 'writes: []')}}}\n"
+            for name in self.names
+        ]
+        (self.folder / "pipeline.yaml").write_text("title: What is read?\nsteps:\n" + "".join(lines))
+        os.environ["EXAMPLE_RATE"] = str(state)
+
+    def run(self):
+        """Run it; returns how each step went and what it found."""
+        run = run_pipeline(find_workspace(self.root), "cases", {})
+        return statuses(run), run.records
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """Three runs of the pipeline: the first, one after nothing changed, one after everything did but the settings, which change at last."""
+    root = tmp_path_factory.mktemp("cases")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(root / "home"))
+        patch.setenv("EXAMPLE_RATE", "1")
+        (root / "settings.ini").write_text("[workspace]\nname = state-1\n")
+        made = Cases(root)
+        first, unchanged = made.run(), made.run()
+        settings = (root / "settings.ini").read_text()
+        made.write(2)
+        (root / "settings.ini").write_text(settings)
+        changed = made.run()
+        (root / "settings.ini").write_text(settings.replace("state-1", "state-2"))
+        return first, unchanged, changed, made.run()
+
+
+@pytest.mark.parametrize("name", [*FILES, "magic", "values"])
+def test_a_step_runs_again_when_what_it_reads_changes_and_only_then(cases, name):
+    (first, _), (unchanged, _), (changed, found), (at_last, named) = cases
+    assert first[name] == "succeeded" and unchanged[name] == "cached"
+    if name == "settings":
+        assert (changed[name], at_last[name], named[name]) == ("cached", "succeeded", "state-2")
+    else:
+        assert changed[name] == "succeeded" and str(found.get(name, 2)) in ("2", "<class 'float'>")
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_a_step_that_looks_at_what_nobody_sees_runs_each_time(cases, name):
+    assert {statuses[name] for statuses, _ in cases} == {"succeeded"}
+
+
+def test_a_package_of_our_own_that_is_installed_again_under_its_version_counts(tmp_path, monkeypatch):
+    import site
+
+    monkeypatch.setattr(site, "getsitepackages", lambda: [str(tmp_path)])
+    places = [
+        tmp_path / name for name in ("shop-1.0.dist-info", "fetched-1.0.dist-info", "old-1.0-py3.11.egg-info")
+    ]
+    for place in places:
+        place.mkdir()
+    (places[0] / "direct_url.json").write_text('{"url": "file:///shop"}')
+    found = []
+    for state in (1, 2):
+        for place, file in zip(places, ("RECORD", "RECORD", "PKG-INFO"), strict=True):
+            (place / file).write_text(f"state {state}")
+        found.append(installed_packages())
+    changed = {name for name in ("shop", "fetched", "old") if found[0][name] != found[1][name]}
+    assert changed == {"shop", "old"} and found[0]["fetched"] == "1.0" and found[0]["shop"].startswith("1.0 ")

@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['Import', 'installed_packages', 'Code', 'read_code']
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #6637aa2c
+# %% ../../nbs/library/pipelines/06_code.ipynb #1aa21292
 import ast
 import hashlib
 import json
+import os
 import platform
+import re
 import site
 import sys
 import sysconfig
@@ -20,9 +22,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #0e302468
+from ..settings import RESERVED
+
+# %% ../../nbs/library/pipelines/06_code.ipynb #f3a946c0
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+_ASSIGNED = re.compile(r"[\w\s,.]+=\s*[!%]")  # files = !ls
+_PYTHON_MAGICS = ("%%time", "%%timeit", "%%capture", "%%prun")
+
+
+def _is_foreign(source: str) -> bool:
+    """Whether a cell belongs to a magic for which it is no Python."""
+    first = source.lstrip().split(maxsplit=1)[:1]
+    return bool(first) and first[0].startswith("%%") and first[0] not in _PYTHON_MAGICS
 
 
 def _python_of(source: str) -> tuple[str, list[str]]:
@@ -30,13 +44,34 @@ def _python_of(source: str) -> tuple[str, list[str]]:
     lines, magics = [], []
     for line in source.splitlines():
         bare = line.lstrip()
-        if bare.startswith(("%", "!", "?")) or bare.rstrip().endswith("?"):
+        if bare.startswith(("%", "!", "?")) or bare.rstrip().endswith("?") or _ASSIGNED.match(bare):
             magics.append(line)
             line = line[: len(line) - len(bare)] + "pass"
         lines.append(line)
     return "\n".join(lines), magics
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #ffd02eb3
+# %% ../../nbs/library/pipelines/06_code.ipynb #03421f53
+_ASK = ("getenv", "environ.get", "environ.pop", "environ.setdefault")
+
+
+def _variables(tree: ast.AST) -> Iterator[str]:
+    """The environment variables that some code names."""
+    for node in ast.walk(tree):
+        asked = None
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value).removeprefix("os.") == "environ":
+            asked = node.slice
+        elif isinstance(node, ast.Call) and node.args and ast.unparse(node.func).removeprefix("os.") in _ASK:
+            asked = node.args[0]
+        elif isinstance(node, ast.Compare) and ast.unparse(node.comparators[0]).removeprefix("os.") == "environ":
+            asked = node.left
+        if isinstance(asked, ast.Constant) and isinstance(asked.value, str):
+            yield asked.value
+
+
+def _value(variable: str) -> str:
+    return _digest(variable, os.environ[variable]) if variable in os.environ else "not set"
+
+# %% ../../nbs/library/pipelines/06_code.ipynb #eb7b7aed
 Import = tuple[str, int, tuple[str, ...]]  # a module, the dots before it, and the (dotted) names taken from it
 
 
@@ -46,16 +81,19 @@ class _Source:
 
     digest: str
     imports: tuple[Import, ...] = ()
+    variables: tuple[str, ...] = ()  # of the environment
 
 
 def _read_source(text: str) -> _Source:
+    if _is_foreign(text):
+        return _Source(_digest(text))
     python, magics = _python_of(text)
     try:
         tree = ast.parse(python)
     except (SyntaxError, ValueError):
         return _Source(_digest(text))
     shown = "quiet" if python.rstrip().endswith(";") else ""
-    return _Source(_digest(ast.dump(tree), shown, *magics), tuple(_imports(tree)))
+    return _Source(_digest(ast.dump(tree), shown, *magics), tuple(_imports(tree)), tuple(sorted(set(_variables(tree)))))
 
 
 def _imports(tree: ast.AST) -> Iterator[Import]:
@@ -173,18 +211,26 @@ def _follow(sources: Iterable[_Source], beside: Path) -> dict[str, Path]:
                 waiting += [(each, inside) for each in _read_file(file).imports]
     return found
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #5a1ca30f
+# %% ../../nbs/library/pipelines/06_code.ipynb #1759d547
 def installed_packages() -> dict[str, str]:
-    """Installed distribution -> its version, and for one that was installed from an address, a digest of that."""
+    """Installed distribution -> its version, and for one that came from an address, a digest of that and of its files."""
     found = {}
     for folder in sorted({*site.getsitepackages(), site.getusersitepackages()}):
-        for place in sorted(Path(folder).glob("*.dist-info")):
-            name, _, version = place.name.removesuffix(".dist-info").partition("-")
-            direct = place / "direct_url.json"
-            found[name] = f"{version} {_digest(direct.read_text())}" if direct.is_file() else version
+        for place in sorted(path for kind in ("*.dist-info", "*.egg-info") for path in Path(folder).glob(kind)):
+            name, _, version = place.name.removesuffix(place.suffix).partition("-")
+            texts = [file.read_text(errors="replace") for file in _lists(place) if file.is_file()]
+            found[name] = f"{version} {_digest(*texts)}" if texts else version
     return dict(sorted(found.items()))
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #a38f1f36
+
+def _lists(place: Path) -> list[Path]:
+    """What tells a package that was not fetched by its version from another of the same version."""
+    if place.suffix == ".egg-info":
+        return [place / "PKG-INFO", place / "installed-files.txt", place / "SOURCES.txt"] if place.is_dir() else [place]
+    direct = place / "direct_url.json"
+    return [direct, place / "RECORD"] if direct.is_file() else []
+
+# %% ../../nbs/library/pipelines/06_code.ipynb #7515dcb2
 @dataclass(frozen=True)
 class Code:
     """What a step runs."""
@@ -194,10 +240,12 @@ class Code:
     files: Mapping[str, str] = field(default_factory=dict)  # module of ours -> its file
     python: str = ""
     packages: str = ""  # digest of `installed_packages`
+    variables: Mapping[str, str] = field(default_factory=dict)  # environment variable that the code names -> digest of its value
 
     def to_json(self) -> dict[str, Any]:
         """What is kept in the ledger: everything but where the files are."""
-        return {"cells": list(self.cells), "modules": dict(self.modules), "python": self.python, "packages": self.packages}
+        known = {"cells": list(self.cells), "modules": dict(self.modules), "python": self.python, "packages": self.packages}
+        return known | {"variables": dict(self.variables)}
 
 
 def read_code(notebook: Path, packages: Mapping[str, str]) -> Code:
@@ -213,4 +261,11 @@ def read_code(notebook: Path, packages: Mapping[str, str]) -> Code:
         {name: str(file) for name, file in files.items()},
         f"{platform.python_version()} {platform.machine()}",
         _digest(json.dumps(packages)),
+        {name: _value(name) for name in sorted(_named(sources, files))},
     )
+
+
+def _named(cells: Iterable[_Source], files: Mapping[str, Path]) -> set[str]:
+    """The environment variables that cells and modules name; those of a run itself, and of this library, aside."""
+    others = [_read_file(file) for name, file in files.items() if name.partition(".")[0] != "ml_notebooks"]
+    return {name for source in (*cells, *others) for name in source.variables if name not in RESERVED}

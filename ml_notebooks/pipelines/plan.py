@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['EVERYTHING', 'Choice', 'chosen', 'History', 'with_seen_reads', 'plan', 'resumable']
 
-# %% ../../nbs/library/pipelines/09_plan.ipynb #79c061be
+# %% ../../nbs/library/pipelines/09_plan.ipynb #71778883
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ..data.warehouse import Warehouse
 from ..errors import NothingToResume, UnknownStep
-from .cache import versions_of, why_changed_outputs, why_run
+from ..lineage import SETTINGS
+from .cache import moved_inputs, versions_of, why_changed_outputs, why_run
 from .code import installed_packages, read_code
 from .graph import needs, stages
 from .ledger import StepResult, last_done, read_runs
@@ -56,7 +57,7 @@ def _following(pipeline: Pipeline, name: str) -> set[str]:
         found |= {step for step in stage if found.intersection(needs(pipeline)[step])}
     return found
 
-# %% ../../nbs/library/pipelines/09_plan.ipynb #1a512e2f
+# %% ../../nbs/library/pipelines/09_plan.ipynb #08f1a526
 class History:
     """What is known of a pipeline's earlier runs, and what is installed now."""
 
@@ -74,7 +75,9 @@ class History:
     def why(self, step: Step, now: Mapping[str, str]) -> list[str]:
         """Why a step has to run; nothing where its last result stands."""
         if step.name in self.resumed:
-            return why_changed_outputs(self.resumed[step.name], now, self.wh.workspace)
+            before = self.resumed[step.name]
+            moved = {name: version for name, version in now.items() if name != SETTINGS} | {SETTINGS: before.inputs.get(SETTINGS, "")}
+            return [*moved_inputs(before, moved), *why_changed_outputs(before, now, self.wh.workspace)]
         last, code = self.last.get(step.name), read_code(step.notebook, self.installed)
         changed = last is not None and last.code.get("packages") not in (None, code.packages)
         then = self._packages(last.taken_from) if last is not None and changed else {}
@@ -101,7 +104,7 @@ def _seen(step: Step, last: StepResult | None) -> tuple[str, ...]:
     inputs = last.inputs if last else ()
     return tuple(name for name in inputs if name not in (*step.reads, *step.writes) and not name.startswith("file:"))
 
-# %% ../../nbs/library/pipelines/09_plan.ipynb #77693eef
+# %% ../../nbs/library/pipelines/09_plan.ipynb #2f203262
 def plan(
     pipeline: Pipeline,
     history: History,
@@ -115,7 +118,7 @@ def plan(
     for name in (name for stage in stages(needs(pipeline)) for name in stage):
         step = by_name[name]
         found[name] = ["it was asked for"] if name in asked else history.why(step, now)
-        if name not in asked and name not in history.resumed:
+        if name not in asked:
             found[name] += _written_anew(step, [by_name[other] for other in found if other != name and found[other]])
     return found
 

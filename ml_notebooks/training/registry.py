@@ -6,7 +6,7 @@
 __all__ = ['SIGNATURE', 'ALLOWED_TYPES', 'Registry', 'open_registry', 'experiment', 'log_run', 'log_model', 'register',
            'RegisteredModel', 'load_model', 'load_run_model']
 
-# %% ../../nbs/library/training/04_registry.ipynb #de9e44fb
+# %% ../../nbs/library/training/04_registry.ipynb #8f960a31
 import os
 import tempfile
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ import pandas as pd
 
 from ..data.lock import exclusive
 from ..errors import UnknownModel, UntrustedModel, WarehouseLocked
-from ..lineage import check_write, tell_read, tell_write
+from ..lineage import check_write, tell_read, tell_unseen, tell_write
 from .versions import tracked_versions, tracking_uri
 from ..workspace import Workspace, find_workspace
 
@@ -27,13 +27,19 @@ if TYPE_CHECKING:
 
 os.environ.update({"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"} | dict(os.environ))
 
-# %% ../../nbs/library/training/04_registry.ipynb #d64ad570
+# %% ../../nbs/library/training/04_registry.ipynb #33c4b3ea
 @dataclass(frozen=True)
 class Registry:
     """Where runs are tracked and models registered."""
 
     workspace: Workspace
-    client: "MlflowClient"
+    _client: "MlflowClient"
+
+    @property
+    def client(self) -> "MlflowClient":
+        """MLflow's own client, for what this module does not offer; a pipeline's step that asks for it runs each time."""
+        tell_unseen("MLflow's own client")
+        return self._client
 
     def __repr__(self) -> str:
         return f"Registry({self.workspace.settings.workspace.name!r})"
@@ -66,14 +72,14 @@ def _making(workspace: Workspace) -> Any:
     lock = workspace.path(workspace.settings.workspace.data) / "tracking.lock"
     return exclusive(lock, 120, lambda lock, who, seconds: WarehouseLocked(lock.name, who, seconds))
 
-# %% ../../nbs/library/training/04_registry.ipynb #ddb93be2
+# %% ../../nbs/library/training/04_registry.ipynb #a329cf62
 def experiment(registry: Registry, name: str) -> str:  # the experiment's id
     """The id of an experiment, made when it is not there yet."""
     with _making(registry.workspace):
-        found = registry.client.get_experiment_by_name(name)
+        found = registry._client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        return str(registry.client.create_experiment(name, artifact_location=_artifacts(registry.workspace)))
+        return str(registry._client.create_experiment(name, artifact_location=_artifacts(registry.workspace)))
 
 
 def log_run(
@@ -87,14 +93,14 @@ def log_run(
     """Track one attempt: its parameters and metrics."""
     from mlflow.entities import Metric, Param, RunTag
 
-    run = registry.client.create_run(experiment(registry, experiment_name), run_name=run_name)
-    registry.client.log_batch(
+    run = registry._client.create_run(experiment(registry, experiment_name), run_name=run_name)
+    registry._client.log_batch(
         run.info.run_id,
         metrics=[Metric(name, float(value), run.info.start_time, 0) for name, value in metrics.items()],
         params=[Param(name, str(value)) for name, value in params.items()],
         tags=[RunTag(name, value) for name, value in (tags or {}).items()],
     )
-    registry.client.set_terminated(run.info.run_id)
+    registry._client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
 
 # %% ../../nbs/library/training/04_registry.ipynb #5d76746c
@@ -147,7 +153,7 @@ def _verify(name: str, model: Path, signature: Path, public: Path) -> None:
         reason = f"{str(error).partition(':')[0].strip().rstrip('.')}: its files are not the ones that were signed."
         raise UntrustedModel(name, reason) from error
 
-# %% ../../nbs/library/training/04_registry.ipynb #75a656a7
+# %% ../../nbs/library/training/04_registry.ipynb #44b46430
 def log_model(
     registry: Registry,
     run_id: str,  # the run that the model belongs to
@@ -172,11 +178,11 @@ def log_model(
             pip_requirements=[f"scikit-learn=={sklearn.__version__}", f"skops=={skops.__version__}"],
         )
         _sign(path, signature, private)
-        registry.client.log_artifacts(run_id, str(path), "model")
-        registry.client.log_artifact(run_id, str(signature))
+        registry._client.log_artifacts(run_id, str(path), "model")
+        registry._client.log_artifact(run_id, str(signature))
     tell_write(f"run:{run_id}", "kept")
 
-# %% ../../nbs/library/training/04_registry.ipynb #e08555a0
+# %% ../../nbs/library/training/04_registry.ipynb #c4f39ea8
 def register(
     registry: Registry,
     name: str,  # the model's name
@@ -188,7 +194,7 @@ def register(
     from mlflow.exceptions import MlflowException
 
     check_write(f"model:{name}")
-    client = registry.client
+    client = registry._client
     with _making(registry.workspace):
         try:
             client.get_registered_model(name)
@@ -234,7 +240,7 @@ class RegisteredModel:
     def __repr__(self) -> str:
         return f"RegisteredModel({self.name}, version {self.version}, {len(self.features)} features)"
 
-# %% ../../nbs/library/training/04_registry.ipynb #ef1f857d
+# %% ../../nbs/library/training/04_registry.ipynb #ecd56cfb
 def load_model(registry: Registry, name: str, alias: str = "champion") -> RegisteredModel:
     """The version of a model that carries an alias, its signature verified.
 
@@ -244,14 +250,14 @@ def load_model(registry: Registry, name: str, alias: str = "champion") -> Regist
 
     tell_read(f"model:{name}")
     try:
-        version = registry.client.get_model_version_by_alias(name, alias)
+        version = registry._client.get_model_version_by_alias(name, alias)
     except MlflowException:
-        known = [model.name for model in registry.client.search_registered_models()]
+        known = [model.name for model in registry._client.search_registered_models()]
         raise UnknownModel(f"{name}@{alias}" if name in known else name, known) from None
     run = str(version.run_id)
     return RegisteredModel(name, int(version.version), alias, run, load_run_model(registry, run, name))
 
-# %% ../../nbs/library/training/04_registry.ipynb #450dfe02
+# %% ../../nbs/library/training/04_registry.ipynb #feccbf13
 def load_run_model(
     registry: Registry,
     run_id: str,  # a run with a model
@@ -266,7 +272,7 @@ def load_run_model(
 
     _, public = _key_pair(registry.workspace)
     with tempfile.TemporaryDirectory() as folder:
-        registry.client.download_artifacts(run_id, "", folder)
+        registry._client.download_artifacts(run_id, "", folder)
         _verify(name or run_id, Path(folder) / "model", Path(folder) / SIGNATURE, public)
         try:
             return load(Path(folder) / "model" / "model.skops", trusted=list(ALLOWED_TYPES))
