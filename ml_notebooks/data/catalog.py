@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEMAS', 'extension_file', 'is_postgres', 'is_remote', 'quote', 'catalog_file', 'sealed_file', 'plain_file',
-           'is_encrypted', 'open_copy', 'exists', 'disk_folders', 'catalog_name', 'table_folder', 'table_files',
-           'attach_statement', 'prepare_statements', 'make_sqlite_catalog', 'check_table_name']
+           'is_encrypted', 'open_copy', 'exists', 'disk_folders', 'kept_files', 'catalog_name', 'table_folder',
+           'table_files', 'attach_statement', 'prepare_statements', 'make_sqlite_catalog', 'check_table_name']
 
 # %% ../../nbs/library/data/02_catalog.ipynb #d7dc7f5a
 import hashlib
@@ -85,7 +85,7 @@ def open_copy(workspace: Workspace) -> Path:
     name = hashlib.sha256(str(sealed_file(workspace)).encode()).hexdigest()[:16]
     return memory / f"mlnb-{os.getuid()}-{name}" / "catalog.sqlite"
 
-# %% ../../nbs/library/data/02_catalog.ipynb #521e87b2
+# %% ../../nbs/library/data/02_catalog.ipynb #3d9f2189
 def exists(workspace: Workspace) -> bool:
     """Whether there is a warehouse to open; of a PostgreSQL database only its server can tell, so the answer is yes."""
     file = sealed_file(workspace) if is_encrypted(workspace) else catalog_file(workspace)
@@ -99,6 +99,14 @@ def disk_folders(workspace: Workspace) -> list[Path]:
     folders += [] if file is None else [file.parent]
     folders += [] if is_remote(settings) else [workspace.path(settings.data_path)]
     return [next(place for place in (folder, *folder.parents) if place.is_dir()) for folder in map(Path.absolute, folders)]
+
+
+def kept_files(workspace: Workspace) -> list[Path]:
+    """The files and folders of this machine that the warehouse consists of, and those that its connections use."""
+    settings, file = workspace.settings.warehouse, catalog_file(workspace)
+    files = [] if file is None else [file.with_name(file.name + end) for end in ("", "-wal", "-shm", "-journal")]
+    tables = [] if is_remote(settings) else [workspace.path(settings.data_path)]
+    return [*files, *tables, *(workspace.path(workspace.settings.workspace.data) / name for name in ("spill", "warehouse.lock"))]
 
 
 def catalog_name(workspace: Workspace) -> str:

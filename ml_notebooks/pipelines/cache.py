@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['versions_of', 'with_provenance', 'count_rows', 'given_parameters', 'unmade_writes', 'undeclared_reads', 'why_run',
-           'changed_code', 'changed_packages', 'changed_parameters', 'why_changed_outputs', 'take_over']
+           'changed_code', 'changed_packages', 'changed_parameters', 'moved_inputs', 'why_changed_outputs', 'take_over']
 
-# %% ../../nbs/library/pipelines/08_cache.ipynb #b266f83c
+# %% ../../nbs/library/pipelines/08_cache.ipynb #ffb542e7
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -14,24 +16,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from ..data.warehouse import Warehouse
-from ..lineage import Lineage, file_name, file_version
+from ..lineage import SETTINGS, Lineage, file_name, file_version
 from .code import Code
 from .ledger import Run, StepResult
 from .spec import Step
 from ..training.versions import tracked_versions
 from ..workspace import Workspace
 
-# %% ../../nbs/library/pipelines/08_cache.ipynb #d600c949
+# %% ../../nbs/library/pipelines/08_cache.ipynb #5fb8a89d
 def versions_of(
     wh: Warehouse,
-    names: Iterable[str],  # `model:NAME`, `run:ID` and `file:PATH`, as lineage names them; tables are always among the result
+    names: Iterable[str],  # `model:NAME`, `run:ID` and `file:PATH`, as lineage names them; tables and settings are always among the result
 ) -> dict[str, str]:
     """The versions that stand now."""
     names = list(names)
     files = {name: file_version(str(wh.workspace.path(name.removeprefix("file:")))) for name in names if name.startswith("file:")}
     tables = {table: str(version) for table, version in wh.versions().items()}
-    return dict.fromkeys(names, "missing") | tables | tracked_versions(wh.workspace, names) | files
+    return dict.fromkeys(names, "missing") | tables | tracked_versions(wh.workspace, names) | files | {SETTINGS: _settings_version(wh.workspace)}
+
+
+def _settings_version(workspace: Workspace) -> str:
+    """A digest of the settings that a step works with, its secrets included."""
+    settings = workspace.settings
+    values = [sorted(dict(section).items()) for section in (settings.workspace, settings.warehouse, settings.tracking)]
+    plain = [(key, value.get_secret_value() if isinstance(value, SecretStr) else str(value)) for pairs in values for key, value in pairs]
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
 
 # %% ../../nbs/library/pipelines/08_cache.ipynb #7fbbc62a
 def with_provenance(
@@ -101,7 +113,7 @@ def why_run(
     reasons += _changed_inputs(step, last, now)
     return reasons + why_changed_outputs(last, now, workspace)
 
-# %% ../../nbs/library/pipelines/08_cache.ipynb #c7f8f8c6
+# %% ../../nbs/library/pipelines/08_cache.ipynb #d503ca99
 def changed_code(
     then: Mapping[str, Any],  # as `Code.to_json` gives it
     now: Mapping[str, Any],
@@ -110,13 +122,17 @@ def changed_code(
 ) -> list[str]:
     """In which respects a step's code differs."""
     changes = [_changed_cells(then["cells"], now["cells"])] if now["cells"] != then["cells"] else []
-    modules = sorted(then["modules"].keys() | now["modules"].keys())
-    changes += [f"`{module}` changed" for module in modules if then["modules"].get(module) != now["modules"].get(module)]
+    changes += [f"`{module}` changed" for module in _changed(then["modules"], now["modules"])]
+    changes += [f"the environment variable `{name}` changed" for name in _changed(then.get("variables", {}), now["variables"])]
     if now["python"] != then["python"]:
         changes.append(f"Python is {now['python']}, it was {then['python']}")
     if now["packages"] != then["packages"]:
         changes.append(changed_packages(packages_then, packages_now))
     return changes
+
+
+def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
 
 
 def _changed_cells(last: list[str], cells: list[str]) -> str:
@@ -128,24 +144,32 @@ def _changed_cells(last: list[str], cells: list[str]) -> str:
 
 def changed_packages(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Which packages differ, the first three by name."""
-    different = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
+    different = _changed(then, now)
     said = [f"{name} is {now.get(name, 'gone')}, it was {then.get(name, 'not there')}" for name in different[:3]]
     return f"{'; '.join(said) or 'installed packages changed'}{f'; and {len(different) - 3} more packages' if different[3:] else ''}"
 
-# %% ../../nbs/library/pipelines/08_cache.ipynb #a79d4e2f
+# %% ../../nbs/library/pipelines/08_cache.ipynb #170eb221
+def _as_kept(value: object) -> str:
+    return json.dumps(json.loads(json.dumps(value, default=dict)))
+
+
 def changed_parameters(last: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """Which parameters differ."""
     for name in sorted(last.keys() | now.keys()):
-        if (name in last, last.get(name)) != (name in now, now.get(name)):
+        if (name in last, _as_kept(last.get(name))) != (name in now, _as_kept(now.get(name))):
             yield f"`{name}` is {now.get(name, 'no parameter')!r}, it was {last.get(name, 'none')!r}"
 
 
-def _changed_inputs(step: Step, last: StepResult, now: Mapping[str, str]) -> Iterator[str]:
+def moved_inputs(last: StepResult, now: Mapping[str, str]) -> Iterator[str]:
+    """Which inputs of a step's last result, its own outputs aside, stand in another version."""
     for name, version in last.inputs.items():
-        if name in last.outputs:
-            yield f"it adds to `{name}`, which it changed itself"
-        elif now.get(name, "missing") != version:
+        if name not in last.outputs and now.get(name, "missing") != version:
             yield f"`{name}` is gone" if now.get(name, "missing") == "missing" else f"`{name}` is {now[name]}, it was {version}"
+
+
+def _changed_inputs(step: Step, last: StepResult, now: Mapping[str, str]) -> Iterator[str]:
+    yield from (f"it adds to `{name}`, which it changed itself" for name in last.inputs if name in last.outputs)
+    yield from moved_inputs(last, now)
     for name in step.reads:
         if name not in last.inputs and name not in last.outputs:
             yield f"it reads `{name}` now"

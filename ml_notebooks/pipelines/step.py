@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PATIENCE', 'Outcome', 'Stop', 'check_gates', 'run_step']
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #9949de8e
+# %% ../../nbs/library/pipelines/15_step.ipynb #379b425d
 import os
 import re
 import signal
@@ -17,6 +17,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+from ..data.catalog import kept_files
 from ..errors import DiskFull, GateFailed, KernelDied, MLNotebooksError, StepFailed
 from ..lineage import VARIABLE, Lineage, begin_lineage, read_lineage
 from ..logs import get_logger, redact
@@ -65,7 +66,7 @@ class Stop:
         self.send(signal.SIGKILL if self.asked.is_set() else signal.SIGINT)
         self.asked.set()
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #6058bd33
+# %% ../../nbs/library/pipelines/15_step.ipynb #0d15d6ec
 class _Attempt:
     """One execution of a step's notebook: where it is, and whether its time is over."""
 
@@ -109,8 +110,7 @@ class _Attempt:
 
     def _first(self) -> str:
         """What the kernel does before the first cell: it begins to tell which files it opens, the workspace's own left out."""
-        parts = self.workspace.settings.workspace
-        kept = [str(self.workspace.path(part)) for part in (parts.data, parts.reports)]
+        kept = [*_kept(self.workspace), str(self.output.parent)]
         return f"__import__('ml_notebooks.lineage').lineage.watch({kept!r})"
 
     def lineage(self) -> Lineage:
@@ -132,6 +132,16 @@ class _Attempt:
         self.late = True
         self.stop.send(signal.SIGINT, self.step.name)
         threading.Timer(PATIENCE, self.stop.send, [signal.SIGKILL, self.step.name]).start()
+
+# %% ../../nbs/library/pipelines/15_step.ipynb #396c3638
+def _kept(workspace: Workspace) -> list[str]:
+    """The files and folders in which the workspace keeps tables, runs, models, keys and locks."""
+    tracking, data = workspace.settings.tracking, workspace.settings.workspace.data
+    store = tracking.uri.removeprefix("sqlite:").removeprefix("///")
+    files = [*(f"{store}{end}" for end in ("", "-wal", "-shm", "-journal")), tracking.artifacts]
+    ours = [tracking.signing_key, tracking.signing_key.with_suffix(".pub.pem"), *(data / name for name in ("tracking.lock", "locks", "schedule"))]
+    places = [*map(str, kept_files(workspace)), *map(str, ours), *files]
+    return [str(workspace.path(place)) for place in places if "://" not in place]
 
 # %% ../../nbs/library/pipelines/15_step.ipynb #e3912895
 def _line(traceback: Iterable[str]) -> int:
