@@ -30,6 +30,5 @@ __getattr__, __dir__, __all__ = _lazy.attach(
 
 def load_ipython_extension(ipython: object) -> None:
     """What `%load_ext ml_notebooks` does: cells of SQL."""
-    from .data.magic import SqlMagic
-
-    ipython.register_magics(SqlMagic)  # type: ignore[attr-defined]
+    magic = import_module("ml_notebooks.data.magic")  # by name, so that who imports the package does not reach it (see *Code*)
+    ipython.register_magics(magic.SqlMagic)  # type: ignore[attr-defined]

@@ -113,7 +113,7 @@ def why_run(
     reasons += _changed_inputs(step, last, now)
     return reasons + why_changed_outputs(last, now, workspace)
 
-# %% ../../nbs/library/pipelines/08_cache.ipynb #d503ca99
+# %% ../../nbs/library/pipelines/08_cache.ipynb #4bbdc0c3
 def changed_code(
     then: Mapping[str, Any],  # as `Code.to_json` gives it
     now: Mapping[str, Any],
@@ -123,7 +123,7 @@ def changed_code(
     """In which respects a step's code differs."""
     changes = [_changed_cells(then["cells"], now["cells"])] if now["cells"] != then["cells"] else []
     changes += [f"`{module}` changed" for module in _changed(then["modules"], now["modules"])]
-    changes += [f"the environment variable `{name}` changed" for name in _changed(then.get("variables", {}), now["variables"])]
+    changes += [f"the environment variable `{name}` changed" for name in _changed(then.get("variables", {}), now.get("variables", {}))]
     if now["python"] != then["python"]:
         changes.append(f"Python is {now['python']}, it was {then['python']}")
     if now["packages"] != then["packages"]:
