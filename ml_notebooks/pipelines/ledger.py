@@ -105,11 +105,12 @@ class Run:
             "version": ml_notebooks.__version__,
         }
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #fe645fe6
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #6f1b5be9
 def new_run(pipeline: str, reports: str, **facts: Any) -> Run:
     """A run that starts now. Its name sorts by time and is unique."""
     started = datetime.now(timezone.utc)
-    name = f"{started:%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
+    fraction = started.microsecond * 65536 // 1_000_000
+    name = f"{started:%Y%m%d-%H%M%S}-{fraction:04x}{os.urandom(1).hex()}"
     return Run(name, pipeline, "running", started, f"{reports}/{pipeline}/{name}", **facts)
 
 # %% ../../nbs/library/pipelines/07_ledger.ipynb #747675ff
