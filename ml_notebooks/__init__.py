@@ -6,6 +6,8 @@ Modules:
 
 __version__ = "0.1.0"
 
+from importlib import import_module
+
 import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(

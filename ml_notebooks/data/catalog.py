@@ -85,7 +85,7 @@ def open_copy(workspace: Workspace) -> Path:
     name = hashlib.sha256(str(sealed_file(workspace)).encode()).hexdigest()[:16]
     return memory / f"mlnb-{os.getuid()}-{name}" / "catalog.sqlite"
 
-# %% ../../nbs/library/data/02_catalog.ipynb #3d9f2189
+# %% ../../nbs/library/data/02_catalog.ipynb #dc21b651
 def exists(workspace: Workspace) -> bool:
     """Whether there is a warehouse to open; of a PostgreSQL database only its server can tell, so the answer is yes."""
     file = sealed_file(workspace) if is_encrypted(workspace) else catalog_file(workspace)
@@ -106,7 +106,8 @@ def kept_files(workspace: Workspace) -> list[Path]:
     settings, file = workspace.settings.warehouse, catalog_file(workspace)
     files = [] if file is None else [file.with_name(file.name + end) for end in ("", "-wal", "-shm", "-journal")]
     tables = [] if is_remote(settings) else [workspace.path(settings.data_path)]
-    return [*files, *tables, *(workspace.path(workspace.settings.workspace.data) / name for name in ("spill", "warehouse.lock"))]
+    beside = [workspace.path(workspace.settings.workspace.data) / name for name in ("spill", "warehouse.lock")]
+    return [*files, *tables, *beside, workspace.path(workspace.settings.privacy.audit)]
 
 
 def catalog_name(workspace: Workspace) -> str:
