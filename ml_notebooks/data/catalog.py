@@ -107,7 +107,8 @@ def kept_files(workspace: Workspace) -> list[Path]:
     files = [] if file is None else [file.with_name(file.name + end) for end in ("", "-wal", "-shm", "-journal")]
     tables = [] if is_remote(settings) else [workspace.path(settings.data_path)]
     beside = [workspace.path(workspace.settings.workspace.data) / name for name in ("spill", "warehouse.lock")]
-    return [*files, *tables, *beside, workspace.path(workspace.settings.privacy.audit)]
+    audit = workspace.path(workspace.settings.privacy.audit)
+    return [*files, *tables, *beside, audit, audit.with_name(f"{audit.name}.lock")]
 
 
 def catalog_name(workspace: Workspace) -> str:
