@@ -27,7 +27,7 @@ from traitlets.config import Config
 
 from ..logs import redact
 
-# %% ../../nbs/library/pipelines/12_engine.ipynb #234d97ee
+# %% ../../nbs/library/pipelines/12_engine.ipynb #060e3366
 CellStarted = Callable[[int, int], None]  # called with the number of the code cell that begins, and how many there are
 
 
@@ -43,6 +43,11 @@ class _Manager(NotebookExecutionManager):
         if self.save_to is not None:
             write_notebook(self.nb, self.save_to, self.secrets)
         self.last_save_time = self.now()
+
+    def begin(self) -> None:
+        """Count the time from now on."""
+        self.set_timer()
+        self.nb.metadata.papermill["start_time"] = self.start_time.isoformat()
 
     def cell_start(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
         """Tell the caller of a code cell, then do what papermill does."""
@@ -114,16 +119,16 @@ class EagerClient(AsyncKernelClient):
     def _is_end_of(self, request: str, message: dict[str, Any]) -> bool:
         return message["parent_header"].get("msg_id") == request and message["content"].get("execution_state") == "idle"
 
-# %% ../../nbs/library/pipelines/12_engine.ipynb #7077f420
+# %% ../../nbs/library/pipelines/12_engine.ipynb #cae78028
 KernelStarted = Callable[[int], None]  # called with the kernel's process id, which is that of its group too
 
 
 class _Client(PapermillNotebookClient):
     """papermill's client, which says which process the kernel is."""
 
-    def __init__(self, manager: _Manager, on_kernel: KernelStarted | None, first: str, **kwargs: Any):
+    def __init__(self, manager: _Manager, on_kernel: KernelStarted | None, on_ready: Callable[[], None] | None, first: str, **kwargs: Any):
         super().__init__(manager, **kwargs)
-        self.on_kernel, self.first = on_kernel, first
+        self.on_kernel, self.on_ready, self.first = on_kernel, on_ready, first
 
     async def async_start_new_kernel(self, **kwargs: Any) -> None:
         """Start the kernel and tell."""
@@ -136,6 +141,9 @@ class _Client(PapermillNotebookClient):
 
     def papermill_execute_cells(self) -> None:
         """Have the kernel run what comes first, unseen, and then the cells."""
+        if self.on_ready is not None:
+            self.on_ready()
+            self.nb_man.begin()
         if self.first:
             self.kc.execute(self.first, silent=True, store_history=False, allow_stdin=False, stop_on_error=False)
         super().papermill_execute_cells()
@@ -169,7 +177,7 @@ def _socket_place() -> str | None:
     """Where the private folder is made; nothing for the usual place."""
     return None if len(os.fsencode(tempfile.gettempdir())) <= 80 else "/tmp"
 
-# %% ../../nbs/library/pipelines/12_engine.ipynb #d0edbc76
+# %% ../../nbs/library/pipelines/12_engine.ipynb #42282715
 class Engine(NBClientEngine):
     """papermill's engine on nbclient, with whole saves, a callback and an environment."""
 
@@ -216,6 +224,7 @@ class Engine(NBClientEngine):
         log: Any = None,  # a file that gets what the kernel itself writes; default this process's standard error
         folder: Path | None = None,  # the kernel's working folder; default this process's
         on_kernel: KernelStarted | None = None,
+        on_ready: Callable[[], None] | None = None,  # called before the first cell; it may wait, and what it raises ends the notebook
         first: str = "",  # code that runs before the cells and does not appear
         **kwargs: Any,
     ) -> None:
@@ -226,6 +235,7 @@ class Engine(NBClientEngine):
             client = _Client(
                 nb_man,
                 on_kernel,
+                on_ready,
                 first,
                 kernel_name=kernel_name,
                 startup_timeout=start_timeout,
@@ -250,7 +260,7 @@ class _SavingEngine(Engine):
 
 papermill_engines.register("mlnb-runner", _SavingEngine)
 
-# %% ../../nbs/library/pipelines/12_engine.ipynb #50c7960b
+# %% ../../nbs/library/pipelines/12_engine.ipynb #37df06c4
 def execute(
     notebook: Path,
     output: Path,  # where the executed notebook is kept; its folder exists
@@ -259,6 +269,7 @@ def execute(
     env: Mapping[str, str] | None = None,
     on_cell: CellStarted | None = None,
     on_kernel: KernelStarted | None = None,
+    on_ready: Callable[[], None] | None = None,  # called before the first cell; it may wait, and what it raises ends the notebook
     first: str = "",  # code that runs before the cells and does not appear
     start_timeout: int = 60,  # seconds
     cell_timeout: int | None = None,  # seconds
@@ -284,6 +295,7 @@ def execute(
             save_to=str(output),
             on_cell=on_cell,
             on_kernel=on_kernel,
+            on_ready=on_ready,
             first=first,
             env=env,
             log=stream,
