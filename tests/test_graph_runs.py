@@ -5,10 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 
 import nbformat
 import psutil
 import pytest
+
+from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.pipelines.kernels import parents
+from ml_notebooks.pipelines.ledger import read_runs, read_steps
+from ml_notebooks.pipelines.run import Silent, run_pipeline
+from ml_notebooks.workspace import find_workspace
 
 WAIT = """
 import pathlib, time
@@ -168,3 +175,51 @@ def wait_for(path):
     while not path.exists():
         assert time.monotonic() < end, f"{path.name} did not come"
         time.sleep(0.02)
+
+
+TWO_KERNELS = """
+import time
+from ml_notebooks.pipelines.kernels import parents
+from ml_notebooks.pipelines.record import record
+end = time.monotonic() + 100
+while sum(len(parent["kernels"]) for parent in parents()) < 2:
+    assert time.monotonic() < end, "no second kernel came"
+    time.sleep(0.02)
+record("accuracy", 0.5)
+"""
+CHAIN = """title: One after the other
+steps:
+  - {{name: one, notebook: one.ipynb{more}}}
+  - {{name: two, notebook: two.ipynb, after: [one]}}
+"""
+
+
+def test_the_next_kernel_starts_while_the_step_before_works(workspace, mlnb):
+    write(workspace, CHAIN.format(more=""), one=TWO_KERNELS, two="pass")
+    done = mlnb("run", "small", "--jobs", "1", "--json", cwd=workspace)
+    first, second = json.loads(done.stdout)["steps"]
+    ended = datetime.fromisoformat(first["started"]) + timedelta(seconds=first["seconds"])
+    assert second["status"] == "succeeded" and datetime.fromisoformat(second["started"]) >= ended
+
+
+def test_a_step_that_was_prepared_in_vain_leaves_nothing(workspace, mlnb):
+    write(workspace, CHAIN.format(more=', gate: "accuracy >= 0.9"'), one=TWO_KERNELS, two="pass")
+    run = json.loads(mlnb("run", "small", "--jobs", "1", "--json", cwd=workspace).stdout)
+    assert [(step["step"], step["status"]) for step in run["steps"]] == [("one", "failed")]
+    assert not list((workspace / run["report"]).glob("*two*"))
+    assert [parent["kernels"] for parent in parents() if parent["kernels"]] == []
+
+
+@pytest.mark.parametrize("moment", ["run_started", "step_finished"])
+def test_an_interrupt_while_no_outcome_is_waited_for_reaches_the_steps(workspace, moment):
+    text = "title: Two at once\nsteps:\n  - {name: short, notebook: short.ipynb}\n  - {name: long, notebook: long.ipynb}\n"
+    wait = WAIT.format(name="short", other="long")
+    write(workspace, text, short=wait, long="import pathlib, time\npathlib.Path('long.here').touch()\ntime.sleep(1000)")
+    impatient, found = Silent(), find_workspace(workspace)
+    setattr(impatient, moment, lambda what, *more: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(found, "small", observer=impatient, jobs=2)
+    with open_warehouse(found, read_only=True) as wh:
+        [run] = read_runs(wh)
+        steps = read_steps(wh, run["run"])
+    assert run["status"] == "failed" and steps[-1:] == [step for step in steps if step["error"] == "It was interrupted."]

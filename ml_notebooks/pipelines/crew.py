@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from .spec import Step
 from .step import PATIENCE, Outcome, Stop, Turn
 
-# %% ../../nbs/library/pipelines/16_crew.ipynb #046e6208
+# %% ../../nbs/library/pipelines/16_crew.ipynb #b00eaa06
 class Crew:
     """The threads that run steps."""
 
@@ -25,6 +25,7 @@ class Crew:
     ):
         self.pool, self.stop, self.work = ThreadPoolExecutor(jobs + 1, "step"), Stop(), work
         self.busy: dict[Future[Outcome], Step] = {}
+        self.interrupts = 0
         self.ahead: dict[str, tuple[Turn, Future[Outcome]]] = {}  # step -> what waits for its turn
 
     def prepare(self, step: Step) -> None:
@@ -48,18 +49,21 @@ class Crew:
             self.ahead.pop(step.name)[0].refuse()
 
     def next(self) -> Outcome:
-        """The outcome of a step that ends; an interrupt stops all of them."""
-        while True:
-            try:
-                done, _ = wait(self.busy, return_when=FIRST_COMPLETED)
-                future = min(done, key=lambda each: self.busy[each].line)
-                self.busy.pop(future)
-                return future.result()
-            except KeyboardInterrupt:
-                self.stop.ask()
-                reminder = threading.Timer(PATIENCE, self.stop.send, [signal.SIGKILL])
-                reminder.daemon = True
-                reminder.start()
+        """The outcome of a step that ends; of several, that of the first in pipeline.yaml."""
+        done, _ = wait(self.busy, return_when=FIRST_COMPLETED)
+        future = min(done, key=lambda each: self.busy[each].line)
+        self.busy.pop(future)
+        return future.result()
+
+    def interrupt(self) -> None:
+        """Stop all steps, and kill those that have not ended after a while or when asked again. Raises `KeyboardInterrupt` the third time."""
+        self.interrupts += 1
+        if self.interrupts > 2:
+            raise KeyboardInterrupt
+        self.stop.ask()
+        reminder = threading.Timer(PATIENCE, self.stop.send, [signal.SIGKILL])
+        reminder.daemon = True
+        reminder.start()
 
     def close(self) -> None:
         """Send away who still waits, and end the threads."""

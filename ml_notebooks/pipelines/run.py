@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['Observer', 'Silent', 'Ready', 'prepare', 'run_pipeline']
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #3ddfd36c
+# %% ../../nbs/library/pipelines/17_run.ipynb #85558551
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import NoReturn, Protocol
 
 from structlog.contextvars import bound_contextvars
 
@@ -127,25 +127,26 @@ def _alone(workspace: Workspace, name: str, patient: bool = False) -> Iterator[N
                 time.sleep(1)
         yield
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #b4141adb
+# %% ../../nbs/library/pipelines/17_run.ipynb #21028387
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that a run that is ended by a scheduler is written down."""
+def _heard(signals: Iterable[int], do: Callable[[], object]) -> Iterator[None]:
+    """Call `do` on these signals, unless they are ignored or this is not the thread that hears them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def interrupt(number: int, frame: Any) -> None:
-        """Raise what Ctrl-C raises."""
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    ours = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, frame: do()) for number in ours}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #7e4c5f6e
+
+def _interrupt() -> NoReturn:
+    raise KeyboardInterrupt
+
+# %% ../../nbs/library/pipelines/17_run.ipynb #bf563557
 def _check_kernel(name: str) -> None:
     from jupyter_client.kernelspec import KernelSpecManager
 
@@ -173,7 +174,7 @@ def run_pipeline(
     the run is written down. `KeyboardInterrupt` passes through in the same way.
     """
     load_pipeline(workspace, name)
-    with _alone(workspace, name, patient), _terminate_as_interrupt(), open_warehouse(workspace) as wh:
+    with _alone(workspace, name, patient), _heard([signal.SIGTERM], _interrupt), open_warehouse(workspace) as wh:
         ready = prepare(wh, name, parameters or {}, choice)
         if any(ready.plan.values()):
             _check_kernel(workspace.settings.run.kernel)
@@ -182,7 +183,8 @@ def run_pipeline(
         run = new_run(name, str(workspace.settings.workspace.reports), git=commit, git_dirty=dirty, **facts)
         with bound_contextvars(pipeline=name, run=run.run):
             session = _Session(wh, ready, observer or Silent(), jobs or workspace.settings.run.jobs or _cores(), run)
-            problem = session.go()
+            with _heard([signal.SIGINT, signal.SIGTERM], session.crew.interrupt):
+                problem = session.go()
     if problem is not None:
         raise problem
     return session.run
@@ -191,7 +193,7 @@ def run_pipeline(
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #6b871156
+# %% ../../nbs/library/pipelines/17_run.ipynb #53c02b2a
 class _Session:
     """A run under way."""
 
@@ -218,26 +220,35 @@ class _Session:
         return problem
 
     def steps(self) -> BaseException | None:
-        """Give each step its turn and return what ended the run early."""
-        wanted, waiting, noted = needs(self.pipeline), list(self.pipeline.steps), 0
-        problem: BaseException | None = None
+        """Give each step its turn, note how it went, and return what ended the run early."""
         try:
-            while True:
-                problem = problem or self.begin_steps(wanted, waiting)
-                if not self.crew.busy:
-                    break
-                if problem is None:
-                    self.prepare_next(wanted, waiting)
-                if problem is None and len(self.run.steps) > noted:  # while the next steps are at work
-                    write_run(self.wh, replace(self.run, seconds=self.run.finished("running").seconds))
-                    noted = len(self.run.steps)
-                result, found = self.crew.next()
-                problem = found if problem is None or isinstance(found, KeyboardInterrupt) else problem
-                self.finish(result)
+            problem = self.hand_out(needs(self.pipeline), list(self.pipeline.steps))
+        except BaseException:
+            self.crew.interrupt()
+            while self.crew.busy:
+                self.finish(self.crew.next()[0])
+            raise
         finally:
             self.crew.close()
         self.conclude(problem)
         return problem
+
+    def hand_out(self, wanted: Needs, waiting: list[Step]) -> BaseException | None:
+        """Start steps and wait for their outcomes, until none is left or one fails; returns what ended it early."""
+        problem: BaseException | None = None
+        noted = 0
+        while True:
+            problem = problem or (KeyboardInterrupt() if self.crew.stop.asked.is_set() else self.begin_steps(wanted, waiting))
+            if not self.crew.busy:
+                return problem
+            if problem is None:
+                self.prepare_next(wanted, waiting)
+            if problem is None and len(self.run.steps) > noted:  # while the next steps are at work
+                write_run(self.wh, replace(self.run, seconds=self.run.finished("running").seconds))
+                noted = len(self.run.steps)
+            result, found = self.crew.next()
+            problem = found if problem is None or isinstance(found, KeyboardInterrupt) else problem
+            self.finish(result)
 
     def begin_steps(self, wanted: Needs, waiting: list[Step]) -> BaseException | None:
         """Start or take over every step whose turn it is, as long as there is room; returns the gate that failed."""

@@ -31,7 +31,7 @@ from .warm import CALM_THREADS
 from ..settings import secret_values
 from ..workspace import Workspace
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #601da205
+# %% ../../nbs/library/pipelines/15_step.ipynb #dad9b50b
 PATIENCE = 10.0  # seconds that a kernel has to end after it was interrupted
 
 
@@ -39,7 +39,7 @@ class Stop:
     """A way to end steps from another thread."""
 
     def __init__(self) -> None:
-        self.asked, self._guard = threading.Event(), threading.Lock()
+        self.asked, self._guard = threading.Event(), threading.RLock()  # a second Ctrl-C comes in the middle of the first
         self._kernels: dict[str, int] = {}  # step -> process id of its kernel
 
     def began(self, step: str, kernel: int) -> None:
