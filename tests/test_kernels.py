@@ -4,6 +4,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from jupyter_client.manager import start_new_kernel
+from jupyter_client.manager import KernelManager, start_new_kernel
 from support.soak import SOAK, soak
 
 from ml_notebooks.pipelines import kernels
@@ -93,6 +94,33 @@ def notebook(path, *cells):
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbformat.write(book, path)
     return path
+
+
+def sockets(manager):
+    """The files of a manager's channels that are there."""
+    return [file for port in manager.ports if (file := Path(f"{manager.ip}-{port}")).exists()]
+
+
+def test_kernels_do_not_race_for_ports(folder):
+    with kernel(folder) as (manager, client):
+        files = sockets(manager)
+        assert manager.transport == "ipc" and len(files) == 5
+        assert {file.parent.stat().st_mode & 0o777 for file in files} == {0o700}
+        manager.restart_kernel()
+        client.wait_for_ready(timeout=PATIENCE)
+        assert say(client, "print('here')") == "here\n" and sockets(manager) == files
+    assert not any(file.exists() for file in files)
+
+
+def test_a_port_that_was_asked_for_is_used(folder):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    manager = KernelManager(kernel_name=KERNEL_NAME, shell_port=port, cache_ports=False)
+    manager.start_kernel(cwd=str(folder))
+    try:
+        assert (manager.transport, manager.shell_port) == ("tcp", port)
+    finally:
+        manager.shutdown_kernel(now=True)
 
 
 # Apart from one another
@@ -261,7 +289,7 @@ def test_a_kernel_that_exits_by_itself_tells_its_status(folder):
 def test_a_kernel_ends_with_its_caller(folder):
     script = f"""
 import os, sys, time
-from jupyter_client.manager import start_new_kernel
+from jupyter_client.manager import KernelManager, start_new_kernel
 manager, client = start_new_kernel(kernel_name="{KERNEL_NAME}", cwd={str(folder)!r}, startup_timeout={PATIENCE})
 print(manager.provisioner.process.pid, flush=True)
 time.sleep(1000)

@@ -6,7 +6,7 @@
 __all__ = ['KERNEL_NAME', 'parent_name', 'runtime_folder', 'ask', 'WarmProcess', 'fork_kernel', 'kernel_settings',
            'WarmProvisioner', 'install_kernelspec', 'ensure_kernelspec', 'parents', 'stop_parents']
 
-# %% ../../nbs/library/pipelines/11_kernels.ipynb #a488cc0c
+# %% ../../nbs/library/pipelines/11_kernels.ipynb #1789d62b
 import asyncio
 import hashlib
 import json
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from jupyter_client.localinterfaces import localhost
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 import ml_notebooks
@@ -242,11 +243,29 @@ def kernel_settings(folder: str) -> KernelSettings:
     except NoWorkspace:
         return KernelSettings()
 
-# %% ../../nbs/library/pipelines/11_kernels.ipynb #7f8eabda
+# %% ../../nbs/library/pipelines/11_kernels.ipynb #97c1f8b0
+_LONGEST = 85  # bytes of a folder, so that with a socket's name it stays below the system's 107
+
+
+def _use_sockets(manager: Any) -> None:
+    """Have a kernel manager use sockets where it would look for free ports."""
+    if manager is None or manager.transport != "tcp" or manager.ip != localhost() or any(manager.ports):
+        return
+    with suppress(OSError):
+        folder = str(runtime_folder())
+        if hasattr(socket, "AF_UNIX") and len(os.fsencode(folder)) <= _LONGEST:
+            manager.transport, manager.ip = "ipc", f"{folder}/k{os.urandom(4).hex()}"
+
+
 class WarmProvisioner(LocalProvisioner):
     """Kernels forked from a warm parent, or ordinary ones where that cannot be."""
 
     _ending = False
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """What a launch needs: the connection file, and the command."""
+        _use_sockets(self.parent)
+        return await super().pre_launch(**kwargs)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
         """Fork a kernel, or start one."""
