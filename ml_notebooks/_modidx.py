@@ -1116,6 +1116,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'ml_notebooks/data/readers/delimited.py'),
                                                      'ml_notebooks.data.readers.delimited._account': ( 'library/data/readers/delimited.html#_account',
                                                                                                        'ml_notebooks/data/readers/delimited.py'),
+                                                     'ml_notebooks.data.readers.delimited._explained': ( 'library/data/readers/delimited.html#_explained',
+                                                                                                         'ml_notebooks/data/readers/delimited.py'),
                                                      'ml_notebooks.data.readers.delimited._fixed': ( 'library/data/readers/delimited.html#_fixed',
                                                                                                      'ml_notebooks/data/readers/delimited.py'),
                                                      'ml_notebooks.data.readers.delimited._forget': ( 'library/data/readers/delimited.html#_forget',
