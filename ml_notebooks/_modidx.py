@@ -661,6 +661,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'ml_notebooks/data/erasure.py'),
                                            'ml_notebooks.data.erasure._about': ( 'library/data/erasure.html#_about',
                                                                                  'ml_notebooks/data/erasure.py'),
+                                           'ml_notebooks.data.erasure._carry_over': ( 'library/data/erasure.html#_carry_over',
+                                                                                      'ml_notebooks/data/erasure.py'),
                                            'ml_notebooks.data.erasure._columns_now': ( 'library/data/erasure.html#_columns_now',
                                                                                        'ml_notebooks/data/erasure.py'),
                                            'ml_notebooks.data.erasure._delete': ( 'library/data/erasure.html#_delete',
