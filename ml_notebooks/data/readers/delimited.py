@@ -149,7 +149,7 @@ def with_partitions(rows: str, file: LocalFile, names: list[str]) -> str:
     added = ", ".join(f"{quote(value)}{'::BIGINT' if re.fullmatch('0|[1-9][0-9]{0,17}', value) else ''} AS {identifier(name)}" for name, value in file.partitions)
     return f"SELECT *{f' EXCLUDE ({hidden})' if hidden else ''}, {added} FROM ({rows})"
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #ab64e90d
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #3fa10991
 def _load(intake: Intake, file: LocalFile, dialect: Dialect) -> int:  # rows rejected; their lines are in `refused_lines`
     for name in ("refused_lines", "refused_scans"):
         intake.execute(f"DROP TABLE IF EXISTS temp.{name}")
@@ -161,6 +161,7 @@ def _load(intake: Intake, file: LocalFile, dialect: Dialect) -> int:  # rows rej
 
 def _note(intake: Intake, file: LocalFile, rejected: int) -> None:
     lines = f"SELECT {quote(file.name)}, line, column_name, left(ltrim(csv_line, chr(10)), {TEXT}), split_part(error_message, chr(10), 1) FROM temp.refused_lines"
+    lines += " QUALIFY error_type <> 'CAST' OR NOT bool_or(error_type <> 'CAST') OVER (PARTITION BY line_byte_position)"
     if rejected:
         intake.execute(f"INSERT INTO {intake.rejects} {lines}")
 
