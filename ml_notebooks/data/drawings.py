@@ -112,7 +112,7 @@ def table(
     """A table as HTML."""
     titles = "".join(f'<th style="{_HEAD}">{escape(title)}</th>' for title in head)
     lines = "".join("<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in row) + "</tr>" for row in rows)
-    return f'<table style="border-collapse:collapse;border:0;margin:6px 0 14px;font-size:13px;line-height:1.4"><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table>'
+    return f'<table style="border-collapse:collapse;table-layout:auto;border:0;margin:6px 0 14px;font-size:13px;line-height:1.4"><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table>'
 
 
 def page(

@@ -64,7 +64,7 @@ def check_plan(plan: Plan) -> None:
         if is_wrong:
             raise BadIngest(plan.table, found, do)
 
-# %% ../../nbs/library/data/21_ingest.ipynb #3e6ece74
+# %% ../../nbs/library/data/21_ingest.ipynb #9cf133b6
 @dataclass(frozen=True)
 class Ingested:
     """What an ingest read and wrote."""
@@ -88,7 +88,7 @@ class Ingested:
         import pandas as pd
 
         shown = {name: value for name, value in asdict(self).items() if value not in (None, (), "") and name != "source"}
-        return pd.DataFrame({"value": {name: f"{value:,.2f}" if name == "seconds" else f"{value:,}" if isinstance(value, int) else str(value) for name, value in shown.items()}})
+        return pd.DataFrame({"value": {name: f"{value:,.2f}" if name == "seconds" else f"{value:,}" if isinstance(value, int) else "; ".join(value) if isinstance(value, tuple) else value for name, value in shown.items()}})
 
     def __repr__(self) -> str:
         figures = [("inserted", self.inserted), ("updated", self.updated), ("deleted", self.deleted), ("rejected", self.rejected), ("files skipped", self.skipped)]
