@@ -18,7 +18,7 @@ def _svg(width: float, height: float, content: str, title: str = "") -> str:
     label = f"<title>{escape(title)}</title>" if title else ""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" '
-        f'style="vertical-align:middle">{label}{content}</svg>'
+        f'style="vertical-align:middle;max-width:none">{label}{content}</svg>'
     )
 
 
