@@ -123,7 +123,7 @@ def test_a_page_needs_no_network_and_no_script_and_stays_small(wh):
         ("['NA', 'y', 'NA']", "`NA` may stand for missing"),
         ("['a', 'A', 'b']", "1 value in several spellings, for example `A`, `a`"),
         ("['1', '22', '3']", "all values are numbers, kept as text"),
-        ("['1,5', '22', '3']", "all values are numbers with a decimal comma, kept as text"),
+        ("['1,5', '22', '1.203,75']", "all values are numbers with a decimal comma, kept as text"),
         ("list_append(range(20)::VARCHAR[], '1,5')", "all values but `1,5` are numbers, kept as text"),
         ("['28.02.2013 5:15', '1.3.2013 17:40']", "all values are dates, kept as text"),
         ("['2013-01-01', '2013-01-02']", "all values are dates, kept as text"),

@@ -236,11 +236,11 @@ def sentinels(
     others = values[~np.isin(values, suspects)]
     return [value for value in suspects if _is_far(value, others)] if len(others) > 1 else []
 
-# %% ../../nbs/library/data/23_columns.ipynb #164caae9
+# %% ../../nbs/library/data/23_columns.ipynb #78d1e243
 _WORDS = pa.array(["", "-", "--", "?", ".", "n/a", "na", "nan", "nil", "none", "null", "unknown", "undefined", "missing", "#n/a"])
 _FORMS = {
     "numbers": r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$",
-    "numbers with a decimal comma": r"^[-+]?(\d+|\d*,\d+)$",
+    "numbers with a decimal comma": r"^[-+]?(\d+|\d{1,3}(\.\d{3})+)?(,\d+)?$",
     "dates": r"^(\d{4}-\d{2}-\d{2}|\d{1,2}[./-]\d{1,2}[./-]\d{4})([ T]\d{1,2}:\d{2}.*)?$",
 }
 

@@ -318,7 +318,7 @@ def _keep_rejects(intake: Intake, plan: Plan, files: Sequence[tuple[str, str]]) 
         intake.execute(f"DELETE FROM lake.{table} WHERE file IN ({names}) OR file IN (SELECT file FROM {intake.rejects})")
     intake.execute(f"INSERT INTO lake.{table} SELECT now(), * FROM {intake.rejects} ORDER BY file, line")
 
-# %% ../../nbs/library/data/21_ingest.ipynb #b196e09f
+# %% ../../nbs/library/data/21_ingest.ipynb #3d95506f
 def _check_rejects(intake: Intake, plan: Plan) -> None:
     if intake.rejected <= plan.max_rejects:
         return
@@ -326,6 +326,8 @@ def _check_rejects(intake: Intake, plan: Plan) -> None:
     examples = [f"{row.file}, line {row.line}{f', `{row.column}`' if isinstance(row.column, str) else ''}: {row.reason}" for row in rows.head(3).itertuples()]
     error = TooManyRejects(plan.table, intake.rejected, intake.read, plan.max_rejects, [example + ("" if example.endswith(".") else ".") for example in examples])
     error.rejects = rows
+    if rows["reason"].str.contains("not utf-8", regex=False).any():
+        error.do = "Say which `encoding` the file has, such as `cp1252` where it comes from Windows; `.rejects` of this error holds them."
     raise error
 
 # %% ../../nbs/library/data/21_ingest.ipynb #4dc2f9aa

@@ -45,7 +45,7 @@ def header(file: LocalFile) -> tuple[str, list[str]]:  # the delimiter and the c
         raise BadSource(file.name, f"Column {place} has no name.", "Nothing was written: the first line of a file names its columns.")
     return delimiter, names
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #54b66dbe
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #ac9c423a
 @dataclass(frozen=True)
 class Dialect:
     """How a file is to be read."""
@@ -56,6 +56,7 @@ class Dialect:
     date: str = ""  # format of dates; default ISO
     timestamp: str = ""
     decimal: str = "."
+    thousands: str = ""
 
 
 _SAMPLE = 204_800  # rows
@@ -70,7 +71,7 @@ def _options(dialect: Dialect) -> str:
 
 def _fixed(dialect: Dialect) -> list[str]:
     options = [f"delim = {quote(dialect.delimiter)}", "quote = '\"'", "escape = '\"'", "header = true", "skip = 0", "comment = ''"]
-    formats = {"dateformat": dialect.date, "timestampformat": dialect.timestamp, "decimal_separator": dialect.decimal}
+    formats = {"dateformat": dialect.date, "timestampformat": dialect.timestamp, "decimal_separator": dialect.decimal, "thousands": dialect.thousands}
     options += [f"{name} = {quote(value)}" for name, value in formats.items() if value]
     return [*options, f"nullstr = {quote(dialect.missing)}", f"max_line_size = {LINE}"]
 
@@ -82,11 +83,11 @@ def _explained(file: LocalFile) -> Iterator[None]:
     except duckdb.Error as error:
         raise BadSource(file.name, str(error).splitlines()[0][:300], "Nothing was written: mend the file, or say its `delimiter`, `encoding`, `decimal` or `types`.") from error
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #bff6ce25
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #5963248b
 def sniff(intake: Intake, file: LocalFile, loading: Loading, sample: int) -> Dialect:
     """The dialect and the types of a file, found in so many of its rows; -1 for all."""
     delimiter, names = header(file)
-    plain = Dialect(delimiter, file.how.missing, dict.fromkeys(names, "VARCHAR"), file.how.date_format, file.how.timestamp_format, file.how.decimal)
+    plain = Dialect(delimiter, file.how.missing, dict.fromkeys(names, "VARCHAR"), file.how.date_format, file.how.timestamp_format, file.how.decimal, file.how.thousands)
     found = _sniffed(intake, file.path, plain, sample)
     if found is None:
         sound = loading.scratch / "sound.csv"
