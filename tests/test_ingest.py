@@ -78,7 +78,7 @@ def write(folder, data, name="rows.csv"):
         ("rows.csv", b"id,name\n1,a\nx,b\n", {}, TooManyRejects, "line 3, `id`.*`?x"),
         ("rows.csv", b'id,name\n1,"a"b\n2,c\n', {}, TooManyRejects, "line 2, `name`: Value with unterminated quote"),
         ("rows.csv", b'id,name\n1,"a\n2,b\n3,c\n', {}, TooManyRejects, "line 2, `name`: Value with unterminated quote"),
-        ("rows.csv", "id,name\n1,é\n".encode() + "2,é\n".encode("latin-1"), {}, TooManyRejects, "line 3.*not utf-8"),
+        ("rows.csv", "id,name\n1,é\n".encode() + "2,é\n".encode("latin-1"), {}, TooManyRejects, "line 3.*not utf-8.*Say which `encoding`"),
         ("rows.csv", "id,name\n1,é\n".encode("latin-1"), {"encoding": "ascii"}, BadSource, "It is not ascii"),
         ("rows.csv", b"name,id\na,1\n", {"types": {"day": "DATE"}}, BadSource, "no column `day`"),
         ("rows.csv.gz", gzip.compress(b"id,name\n" + b"1,a\n" * 9999, mtime=0)[:-30], {}, BadSource, "cut off or damaged"),
@@ -117,6 +117,8 @@ def test_bad_input_is_named_and_changes_nothing(wh, table, tmp_path, name, data,
         ("id,name\n1,é\n".encode("utf-16"), [(1, "é")], []),
         (b"id\tname\r1\ta\r2\tb\r", [(1, "a"), (2, "b")], []),
         (b"id,name\n\n1,a\n\n", [(1, "a")], []),
+        (b"id,name\nx,a,b\n3,c\n", [(3, "c")], [(2, "x,a,b")]),
+        (b"id,name\r\n1,a\r\n2\r\n3,c\r\n", [(1, "a"), (3, "c")], [(3, "2")]),
         (b"id,name\n1," + b"x" * (LINE + 10) + b"\n2,b\n", [(2, "b")], [(2, "1,xxx")]),
         (b"id,name\n1," + b"x" * 30_000_000 + b"\n2,b\n", [(2, "b")], [(2, "1,xxx")]),
     ],
@@ -130,6 +132,19 @@ def test_csv_rows_are_written_or_rejected(wh, table, tmp_path, data, kept, rejec
         assert [(line, file) for line, _, file in found] == [(line, "rows.csv") for line, _ in rejects]
         assert all(text.startswith(start) for (_, text, _), (_, start) in zip(found, rejects, strict=True))
         assert all(len(text) <= 1000 for _, text, _ in found)
+
+
+def test_commas_in_numbers_and_days_before_months_are_read_as_they_are_said_to_be(wh, tmp_path):
+    text = "id;day;at;amount\n1;2.1.2013;02.01.2013 10:30;2,5\n2;3.1.2013;03.01.20133 10:30;1\n4;5.1.2013;05.01.2013 10:30;1.234,5\n3;4.1.2013;04.01.2013 25:30;1\n"
+    said = {"decimal": ",", "thousands": ".", "date_format": "%d.%m.%Y", "timestamp_format": "%d.%m.%Y %H:%M"}
+    types = {"day": "DATE", "at": "TIMESTAMP", "amount": "DOUBLE"}
+    done = ingest(wh, "raw.german", write(tmp_path, text), types=types, max_rejects=2, **said)
+    assert (done.read, done.inserted, done.rejected) == (4, 2, 2)
+    rows = wh.sql('SELECT id, "day"::VARCHAR, "at"::VARCHAR, amount FROM raw.german').fetchall()
+    assert rows == [(1, "2013-01-02", "2013-01-02 10:30:00", 2.5), (4, "2013-01-05", "2013-01-05 10:30:00", 1234.5)]
+    for wrong in ({"decimal": ";"}, {"timestamp_format": "%Q"}):
+        with pytest.raises(BadSource, match="say its `delimiter`, `encoding`, `decimal`"):
+            ingest(wh, "raw.german", write(tmp_path, text), **wrong)
 
 
 def test_dates_that_no_program_can_read_are_rejected(wh, tmp_path):

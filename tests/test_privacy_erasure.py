@@ -111,6 +111,23 @@ def test_from_renamed_partitioned_and_differently_named_tables(wh):
     assert wh.sql("SELECT count(*) FROM raw.people").fetchall() == [(350,)]
 
 
+def test_every_table_keeps_a_version_that_shows_what_it_is_now(either):
+    wh = either
+    wh.publish("raw.prices", "SELECT 1 AS item")
+    wh.publish("raw.people", OTHERS.format(3000))
+    wh.publish("raw.visits", "SELECT 100000 + range AS customer FROM range(9)")
+    wh._connection.execute("COMMENT ON TABLE lake.raw.prices IS 'what it''s worth'")
+    wh.append("raw.people", PERSON)
+    wh.append("raw.prices", "SELECT 2 AS item")
+    erase(wh, "customer", 4711)
+    assert wh.tables()["table"].to_list() == ["raw.people", "raw.prices", "raw.visits"]
+    assert "what it's worth" in str(wh._connection.execute("SELECT comment FROM duckdb_tables()").fetchall())
+    for name, rows in {"raw.people": 3000, "raw.prices": 2, "raw.visits": 9}.items():
+        with wh.at(wh.version(name)) as then:
+            assert len(then.table(name).fetchall()) == rows == len(wh.table(name).fetchall())
+    assert seen(wh) == []
+
+
 def test_what_lies_elsewhere_is_named(wh):
     wh.publish("raw.people", f"{OTHERS.format(300)} UNION ALL {PERSON}")
     root = wh.workspace.root

@@ -123,6 +123,9 @@ def test_a_page_needs_no_network_and_no_script_and_stays_small(wh):
         ("['NA', 'y', 'NA']", "`NA` may stand for missing"),
         ("['a', 'A', 'b']", "1 value in several spellings, for example `A`, `a`"),
         ("['1', '22', '3']", "all values are numbers, kept as text"),
+        ("['1,5', '22', '1.203,75']", "all values are numbers with a decimal comma, kept as text"),
+        ("list_append(range(20)::VARCHAR[], '1,5')", "all values but `1,5` are numbers, kept as text"),
+        ("['28.02.2013 5:15', '1.3.2013 17:40']", "all values are dates, kept as text"),
         ("['2013-01-01', '2013-01-02']", "all values are dates, kept as text"),
         ("[DATE '20133-01-01', '2013-01-01']", "1 date before 1900 or after 2099"),
         ("[DATE '1970-01-01', '2013-01-01', '2013-01-02', '2013-02-03']", "1970-01-01 may stand for missing (1 row)"),
@@ -135,7 +138,7 @@ def test_what_is_suspicious_is_said(wh, values, remark):
     assert remark in profile(wh, f"SELECT unnest({values}) AS v")["v"].remarks
 
 
-@pytest.mark.parametrize("values", ["[1, 9, 99, 100, 101]", "[-1, -2, 5]", "['a', 'b', 'a']", "['007', '12', '12']", "[0.5, 1.5, 1.5]", "range(1000)"])
+@pytest.mark.parametrize("values", ["[1, 9, 99, 100, 101]", "[-1, -2, 5]", "['a', 'b', 'a']", "['007', '12', '12']", "['1', 'two']", "['1, 2', '3, 4']", "[0.5, 1.5, 1.5]", "range(1000)"])
 def test_what_is_ordinary_is_not_suspected(wh, values):
     assert set(profile(wh, f"SELECT unnest({values}) AS v")["v"].remarks) <= {"unique"}
 

@@ -236,9 +236,13 @@ def sentinels(
     others = values[~np.isin(values, suspects)]
     return [value for value in suspects if _is_far(value, others)] if len(others) > 1 else []
 
-# %% ../../nbs/library/data/23_columns.ipynb #6edb49a0
+# %% ../../nbs/library/data/23_columns.ipynb #78d1e243
 _WORDS = pa.array(["", "-", "--", "?", ".", "n/a", "na", "nan", "nil", "none", "null", "unknown", "undefined", "missing", "#n/a"])
-_NUMBER, _DATE = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$", r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}.*)?$"
+_FORMS = {
+    "numbers": r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$",
+    "numbers with a decimal comma": r"^[-+]?(\d+|\d{1,3}(\.\d{3})+)?(,\d+)?$",
+    "dates": r"^(\d{4}-\d{2}-\d{2}|\d{1,2}[./-]\d{1,2}[./-]\d{4})([ T]\d{1,2}:\d{2}.*)?$",
+}
 
 
 def text_remarks(
@@ -263,16 +267,22 @@ def _chosen(values: pa.Array, rows: np.ndarray, which: pa.Array) -> list[tuple[A
     """The three most frequent of some values."""
     return _most_frequent(values.filter(which), rows[which.to_numpy(zero_copy_only=False)], 3)
 
-# %% ../../nbs/library/data/23_columns.ipynb #b8e373c2
+# %% ../../nbs/library/data/23_columns.ipynb #e4e162a8
 def _many(count: float, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
+_NEARLY = 0.9  # share of the different values that make the others exceptions
+
+
 def _misread(values: pa.Array) -> Iterator[str]:
-    for what, pattern in (("numbers", _NUMBER), ("dates", _DATE)):
-        if len(values) and all(pc.all(pc.match_substring_regex(part, pattern)).as_py() for part in (values[:100], values)):
-            coded = what == "numbers" and pc.any(pc.match_substring_regex(values, r"^0\d")).as_py()
-            yield from () if coded else (f"all values are {what}, kept as text",)
+    for what, pattern in _FORMS.items():
+        if len(values) and all(pc.mean(pc.match_substring_regex(part, pattern)).as_py() >= _NEARLY for part in (values[:100], values)):
+            odd = values.filter(pc.invert(pc.match_substring_regex(values, pattern)))
+            coded = what != "dates" and pc.any(pc.match_substring_regex(values, r"^0\d")).as_py()
+            said = f"all values but {', '.join(f'`{value}`' for value in odd[:3].to_pylist())}{f' and {len(odd) - 3} more' if len(odd) > 3 else ''} are {what}" if len(odd) else f"all values are {what}"
+            yield from () if coded else (f"{said}, kept as text",)
+            return
 
 # %% ../../nbs/library/data/23_columns.ipynb #e571781e
 def _remarks(exact: Mapping[str, Any], top: list[tuple[str, int]], distinct: int, sure: bool) -> Iterator[str]:

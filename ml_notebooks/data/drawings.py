@@ -18,7 +18,7 @@ def _svg(width: float, height: float, content: str, title: str = "") -> str:
     label = f"<title>{escape(title)}</title>" if title else ""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" '
-        f'style="vertical-align:middle">{label}{content}</svg>'
+        f'style="vertical-align:middle;max-width:none">{label}{content}</svg>'
     )
 
 
@@ -112,7 +112,7 @@ def table(
     """A table as HTML."""
     titles = "".join(f'<th style="{_HEAD}">{escape(title)}</th>' for title in head)
     lines = "".join("<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in row) + "</tr>" for row in rows)
-    return f'<table style="border-collapse:collapse;border:0;margin:6px 0 14px;font-size:13px;line-height:1.4"><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table>'
+    return f'<table style="border-collapse:collapse;table-layout:auto;border:0;margin:6px 0 14px;font-size:13px;line-height:1.4"><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table>'
 
 
 def page(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SubjectData', 'export', 'Erasure', 'erase']
 
-# %% ../../nbs/library/data/39_erasure.ipynb #15cb35a9
+# %% ../../nbs/library/data/39_erasure.ipynb #f8dec3a9
 import hashlib
 import hmac
 import json
@@ -22,11 +22,13 @@ import duckdb
 from .audit import record
 from .catalog import catalog_file, is_remote, quote, table_files, table_folder
 from .messages import explain_write
+from .inspection import table_versions
 from .traces import Trace, find_traces, parquet_rows
 from .connection import turn
 from .warehouse import Warehouse
 from ..errors import BadData, NotErased, ReadOnlyWarehouse, UnknownSubject, WarehouseUnavailable
 from ..lineage import check_write
+from ..logs import current_user
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -257,6 +259,27 @@ def _stands_in(connection: duckdb.DuckDBPyConnection, file: str, key: str | None
     there = {row[0] for row in connection.execute(f"DESCRIBE FROM {rows}").fetchall()} & set(table.columns)
     return bool(there and connection.execute(f"SELECT 1 FROM {rows} WHERE {_is_hers(there)} LIMIT 1", {"value": str(value)}).fetchall())
 
+# %% ../../nbs/library/data/39_erasure.ipynb #c6a6c474
+_COMMENTS = "SELECT schema_name || '.' || table_name, comment FROM duckdb_tables() WHERE database_name = 'lake' AND schema_name <> 'main' ORDER BY ALL"
+
+
+def _carry_over(wh: Warehouse, snapshots: set[int]) -> None:
+    """Give the tables whose versions are among snapshots that will be expired a version that stays."""
+    connection, versions = wh._connection, table_versions(wh._connection)
+    comments = [(name, comment) for name, comment in connection.execute(_COMMENTS).fetchall() if versions.get(name) is None or versions[name] in snapshots]
+    if not comments:
+        return
+    connection.execute("BEGIN")
+    try:
+        for name, comment in comments:
+            connection.execute(f"COMMENT ON TABLE lake.{name} IS {'NULL' if comment is None else quote(comment)}")
+        connection.execute(f"CALL lake.set_commit_message({quote(current_user())}, 'erase a person')")
+        connection.execute("COMMIT")
+    except duckdb.Error:
+        with suppress(duckdb.Error):  # a COMMIT that failed has rolled back
+            connection.execute("ROLLBACK")
+        raise
+
 # %% ../../nbs/library/data/39_erasure.ipynb #d4a4dafc
 _DEAD = "NOT EXISTS (SELECT 1 FROM __ducklake_metadata_lake.ducklake_snapshot AS s WHERE s.snapshot_id >= begin_snapshot AND (end_snapshot IS NULL OR s.snapshot_id < end_snapshot))"
 
@@ -311,7 +334,7 @@ def _vacuum(wh: Warehouse) -> None:
         reason = ended.stderr.strip().splitlines()[-1:] or ["A reader holds its log."]
         raise WarehouseUnavailable(file.name, f"The rows are deleted, but it could not be written anew: {reason[0]}")
 
-# %% ../../nbs/library/data/39_erasure.ipynb #866bc733
+# %% ../../nbs/library/data/39_erasure.ipynb #a253ccf1
 def erase(
     wh: Warehouse,
     subject_key: str,  # for example `customer_id`
@@ -334,6 +357,7 @@ def erase(
             snapshots = [number for (number,) in wh._connection.execute("SELECT snapshot_id FROM lake.snapshots()").fetchall()]
             for table in tables:
                 shown |= _holding(wh, table, value, snapshots)
+            _carry_over(wh, shown)
             files = _expire(wh, shown)
             _forget(wh, tables, rows)
         except duckdb.Error as error:

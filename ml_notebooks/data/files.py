@@ -28,7 +28,7 @@ from .sources import FileFormat, Loading, LocalFile
 from ..errors import BadSource, DiskFull
 from ..lineage import tell_file
 
-# %% ../../nbs/library/data/18_files.ipynb #d24ce439
+# %% ../../nbs/library/data/18_files.ipynb #fa007d15
 @dataclass(frozen=True)
 class Files:
     """Files of one kind, on this machine or in an object store."""
@@ -42,11 +42,15 @@ class Files:
     part: str = ""  # an Excel sheet or a dataset of HDF5; default the first
     credential: str = ""  # of an object store; default what its library finds in the environment
     storage: Mapping[str, object] = field(default_factory=dict)  # what its library is told besides, such as an endpoint
+    decimal: str = "."  # of numbers in CSV: a point or a comma
+    thousands: str = ""  # what stands between groups of digits in CSV, as in 1.234,56
+    date_format: str = ""  # of dates in CSV, as `%d.%m.%Y`; default found
+    timestamp_format: str = ""  # of dates with a clock time, as `%d.%m.%Y %H:%M`; default found
 
     @property
     def how(self) -> FileFormat:
         """How they are to be read."""
-        return FileFormat(self.format, self.delimiter, self.missing, self.encoding, self.types, self.part)
+        return FileFormat(self.format, self.delimiter, self.missing, self.encoding, self.types, self.part, self.decimal, self.thousands, self.date_format, self.timestamp_format)
 
     def files(self, loading: Loading) -> Iterator[LocalFile]:
         """The files. Raises `BadSource` where there are none."""

@@ -64,7 +64,7 @@ def check_plan(plan: Plan) -> None:
         if is_wrong:
             raise BadIngest(plan.table, found, do)
 
-# %% ../../nbs/library/data/21_ingest.ipynb #3e6ece74
+# %% ../../nbs/library/data/21_ingest.ipynb #9cf133b6
 @dataclass(frozen=True)
 class Ingested:
     """What an ingest read and wrote."""
@@ -88,7 +88,7 @@ class Ingested:
         import pandas as pd
 
         shown = {name: value for name, value in asdict(self).items() if value not in (None, (), "") and name != "source"}
-        return pd.DataFrame({"value": {name: f"{value:,.2f}" if name == "seconds" else f"{value:,}" if isinstance(value, int) else str(value) for name, value in shown.items()}})
+        return pd.DataFrame({"value": {name: f"{value:,.2f}" if name == "seconds" else f"{value:,}" if isinstance(value, int) else "; ".join(value) if isinstance(value, tuple) else value for name, value in shown.items()}})
 
     def __repr__(self) -> str:
         figures = [("inserted", self.inserted), ("updated", self.updated), ("deleted", self.deleted), ("rejected", self.rejected), ("files skipped", self.skipped)]
@@ -318,7 +318,7 @@ def _keep_rejects(intake: Intake, plan: Plan, files: Sequence[tuple[str, str]]) 
         intake.execute(f"DELETE FROM lake.{table} WHERE file IN ({names}) OR file IN (SELECT file FROM {intake.rejects})")
     intake.execute(f"INSERT INTO lake.{table} SELECT now(), * FROM {intake.rejects} ORDER BY file, line")
 
-# %% ../../nbs/library/data/21_ingest.ipynb #b196e09f
+# %% ../../nbs/library/data/21_ingest.ipynb #3d95506f
 def _check_rejects(intake: Intake, plan: Plan) -> None:
     if intake.rejected <= plan.max_rejects:
         return
@@ -326,6 +326,8 @@ def _check_rejects(intake: Intake, plan: Plan) -> None:
     examples = [f"{row.file}, line {row.line}{f', `{row.column}`' if isinstance(row.column, str) else ''}: {row.reason}" for row in rows.head(3).itertuples()]
     error = TooManyRejects(plan.table, intake.rejected, intake.read, plan.max_rejects, [example + ("" if example.endswith(".") else ".") for example in examples])
     error.rejects = rows
+    if rows["reason"].str.contains("not utf-8", regex=False).any():
+        error.do = "Say which `encoding` the file has, such as `cp1252` where it comes from Windows; `.rejects` of this error holds them."
     raise error
 
 # %% ../../nbs/library/data/21_ingest.ipynb #4dc2f9aa

@@ -59,7 +59,7 @@ class Loading:
             raise MissingCredential(name)
         return held.get_secret_value()
 
-# %% ../../nbs/library/data/15_sources.ipynb #4e3548a3
+# %% ../../nbs/library/data/15_sources.ipynb #58d38398
 @runtime_checkable
 class Source(Protocol):
     """Rows as Arrow batches."""
@@ -78,6 +78,10 @@ class FileFormat:
     encoding: str = "utf-8"
     types: Mapping[str, str] = field(default_factory=dict)  # column -> SQL type, for text formats
     part: str = ""  # an Excel sheet, or a dataset of HDF5
+    decimal: str = "."  # of numbers in CSV: a point or a comma
+    thousands: str = ""  # what stands between the groups of digits in CSV, as in 1.234,56
+    date_format: str = ""  # of dates in CSV, as `%d.%m.%Y`
+    timestamp_format: str = ""  # of dates with a clock time, as `%d.%m.%Y %H:%M`
 
 
 @dataclass(frozen=True)

@@ -113,18 +113,23 @@ def _is_plain(kind: str) -> bool:
 def _identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
-# %% ../../nbs/library/data/38_traces.ipynb #633ef46f
-_KEPT = "SELECT table_name FROM __ducklake_metadata_lake.ducklake_inlined_data_tables"
+# %% ../../nbs/library/data/38_traces.ipynb #4ce68e34
+_KEPT = """
+SELECT i.table_name, arg_max(s.schema_name || '.' || t.table_name, t.begin_snapshot)
+FROM __ducklake_metadata_lake.ducklake_inlined_data_tables AS i
+LEFT JOIN __ducklake_metadata_lake.ducklake_table AS t USING (table_id) LEFT JOIN __ducklake_metadata_lake.ducklake_schema AS s USING (schema_id)
+GROUP BY ALL ORDER BY ALL
+"""
 
 
 def _in_catalogue(connection: duckdb.DuckDBPyConnection, texts: list[str]) -> Iterator[tuple[str, str]]:
     """The catalogue's tables that hold which texts."""
-    inlined = [name for (name,) in connection.execute(_KEPT).fetchall()]
+    inlined = dict(connection.execute(_KEPT).fetchall())
     for table in ("ducklake_table_column_stats", "ducklake_file_column_stats", "ducklake_snapshot_changes", *inlined):
         for text in texts:
             query = f"SELECT 1 FROM __ducklake_metadata_lake.{table} AS entry WHERE contains(entry::VARCHAR, ?) LIMIT 1"
             if connection.execute(query, [text]).fetchall():
-                yield f"catalogue: {table}", text
+                yield f"catalogue: {inlined.get(table) or table}", text
 
 # %% ../../nbs/library/data/38_traces.ipynb #4ce2cf3a
 def find_traces(

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['header', 'Dialect', 'sniff', 'chosen_types', 'declared_types', 'plausible', 'with_partitions', 'read']
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #ef224475
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #3be76f94
 import csv
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -44,7 +45,7 @@ def header(file: LocalFile) -> tuple[str, list[str]]:  # the delimiter and the c
         raise BadSource(file.name, f"Column {place} has no name.", "Nothing was written: the first line of a file names its columns.")
     return delimiter, names
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #0cc3cb8f
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #ac9c423a
 @dataclass(frozen=True)
 class Dialect:
     """How a file is to be read."""
@@ -54,6 +55,8 @@ class Dialect:
     types: dict[str, str]  # column -> SQL type, in order
     date: str = ""  # format of dates; default ISO
     timestamp: str = ""
+    decimal: str = "."
+    thousands: str = ""
 
 
 _SAMPLE = 204_800  # rows
@@ -62,36 +65,45 @@ _ALL = 64_000_000  # bytes of a file whose rows are all looked at
 
 def _options(dialect: Dialect) -> str:
     columns = ", ".join(f"{quote(name)}: {quote(kind)}" for name, kind in dialect.types.items())
-    options = [f"columns = {{{columns}}}", *_fixed(dialect.delimiter, dialect.missing)]
-    options += [f"dateformat = {quote(dialect.date)}"] if dialect.date else []
-    options += [f"timestampformat = {quote(dialect.timestamp)}"] if dialect.timestamp else []
+    options = [f"columns = {{{columns}}}", *_fixed(dialect)]
     return ", ".join(["auto_detect = false", "hive_partitioning = false", *options])
 
 
-def _fixed(delimiter: str, missing: str) -> list[str]:
-    options = [f"delim = {quote(delimiter)}", "quote = '\"'", "escape = '\"'", "header = true", "skip = 0", "comment = ''"]
-    return [*options, f"nullstr = {quote(missing)}", f"max_line_size = {LINE}"]
+def _fixed(dialect: Dialect) -> list[str]:
+    options = [f"delim = {quote(dialect.delimiter)}", "quote = '\"'", "escape = '\"'", "header = true", "skip = 0", "comment = ''"]
+    formats = {"dateformat": dialect.date, "timestampformat": dialect.timestamp, "decimal_separator": dialect.decimal, "thousands": dialect.thousands}
+    options += [f"{name} = {quote(value)}" for name, value in formats.items() if value]
+    return [*options, f"nullstr = {quote(dialect.missing)}", f"max_line_size = {LINE}"]
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #782baa06
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #059dda22
+@contextmanager
+def _explained(file: LocalFile) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise BadSource(file.name, str(error).splitlines()[0][:300], "Nothing was written: mend the file, or say its `delimiter`, `encoding`, `decimal` or `types`.") from error
+
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #5963248b
 def sniff(intake: Intake, file: LocalFile, loading: Loading, sample: int) -> Dialect:
     """The dialect and the types of a file, found in so many of its rows; -1 for all."""
     delimiter, names = header(file)
-    plain = Dialect(delimiter, file.how.missing, dict.fromkeys(names, "VARCHAR"))
+    plain = Dialect(delimiter, file.how.missing, dict.fromkeys(names, "VARCHAR"), file.how.date_format, file.how.timestamp_format, file.how.decimal, file.how.thousands)
     found = _sniffed(intake, file.path, plain, sample)
     if found is None:
         sound = loading.scratch / "sound.csv"
         rows = f"SELECT * FROM read_csv({quote(file.path)}, {_options(plain)}, ignore_errors = true)"
         limit = "" if sample < 0 else f"LIMIT {sample}"
-        intake.execute(f"COPY ({rows} {limit}) TO {quote(sound)} (FORMAT csv, HEADER, DELIMITER {quote(delimiter)}, NULLSTR {quote(file.how.missing)})")
+        with _explained(file):
+            intake.execute(f"COPY ({rows} {limit}) TO {quote(sound)} (FORMAT csv, HEADER, DELIMITER {quote(delimiter)}, NULLSTR {quote(file.how.missing)})")
         found = _sniffed(intake, sound, plain, sample)
     if found is None:
         return plain
     kinds, date, timestamp = found
-    return Dialect(delimiter, file.how.missing, {name: kinds.get(name, "VARCHAR") for name in names}, date, timestamp)
+    return replace(plain, types={name: kinds.get(name, "VARCHAR") for name in names}, date=plain.date or date, timestamp=plain.timestamp or timestamp)
 
 
 def _sniffed(intake: Intake, path: Path, plain: Dialect, sample: int) -> tuple[dict[str, str], str, str] | None:
-    query = f"SELECT Columns, DateFormat, TimestampFormat FROM sniff_csv({quote(path)}, sample_size = {sample}, {', '.join(_fixed(plain.delimiter, plain.missing))})"
+    query = f"SELECT Columns, DateFormat, TimestampFormat FROM sniff_csv({quote(path)}, sample_size = {sample}, {', '.join(_fixed(plain))})"
     try:
         columns, date, timestamp = intake.execute(query)[0]
     except duckdb.Error:
@@ -138,7 +150,7 @@ def with_partitions(rows: str, file: LocalFile, names: list[str]) -> str:
     added = ", ".join(f"{quote(value)}{'::BIGINT' if re.fullmatch('0|[1-9][0-9]{0,17}', value) else ''} AS {identifier(name)}" for name, value in file.partitions)
     return f"SELECT *{f' EXCLUDE ({hidden})' if hidden else ''}, {added} FROM ({rows})"
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #d3bcd505
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #3fa10991
 def _load(intake: Intake, file: LocalFile, dialect: Dialect) -> int:  # rows rejected; their lines are in `refused_lines`
     for name in ("refused_lines", "refused_scans"):
         intake.execute(f"DROP TABLE IF EXISTS temp.{name}")
@@ -149,7 +161,8 @@ def _load(intake: Intake, file: LocalFile, dialect: Dialect) -> int:  # rows rej
 
 
 def _note(intake: Intake, file: LocalFile, rejected: int) -> None:
-    lines = f"SELECT {quote(file.name)}, line, column_name, left(csv_line, {TEXT}), split_part(error_message, chr(10), 1) FROM temp.refused_lines"
+    lines = f"SELECT {quote(file.name)}, line, column_name, left(ltrim(csv_line, chr(10)), {TEXT}), split_part(error_message, chr(10), 1) FROM temp.refused_lines"
+    lines += " QUALIFY error_type <> 'CAST' OR NOT bool_or(error_type <> 'CAST') OVER (PARTITION BY line_byte_position)"
     if rejected:
         intake.execute(f"INSERT INTO {intake.rejects} {lines}")
 
@@ -173,13 +186,11 @@ def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
     intake.read += read
     loading.counter.rows = intake.read
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #a4b3ba98
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #58c27999
 def _read_as(intake: Intake, file: LocalFile, dialect: Dialect, declared: dict[str, str]) -> int:
     types = chosen_types(intake, dialect.types, declared)
-    try:
-        return _load(intake, file, Dialect(dialect.delimiter, dialect.missing, types, dialect.date, dialect.timestamp))
-    except duckdb.Error as error:
-        raise BadSource(file.name, str(error).splitlines()[0][:300], "Nothing was written: mend the file, or say its `delimiter`, `encoding` or `types`.") from error
+    with _explained(file):
+        return _load(intake, file, replace(dialect, types=types))
 
 
 def _surprised(intake: Intake, declared: dict[str, str]) -> bool:
