@@ -265,6 +265,14 @@ def test_rows_at_the_mark_are_neither_lost_nor_doubled(wh, tmp_path):
     assert sorted(found) == sorted(held)
 
 
+@pytest.mark.parametrize("more", [{"delimiter": ","}, {"missing": "-"}, {"format": "csv", "encoding": "utf-8"}])
+def test_a_file_that_is_read_in_another_way_is_the_same_file(wh, tmp_path, more):
+    path, table = write(tmp_path, "id,name\n1,a\n2,b\n"), f"raw.once_{'_'.join(more)}"
+    assert ingest(wh, table, path, mode="append").inserted == 2
+    assert ingest(wh, table, path, mode="append", **more).inserted == 0
+    assert len(wh.table(table)) == 2
+
+
 def test_two_who_append_the_same_file_add_it_once(tmp_path):
     workspace = make_workspace(tmp_path / "workspace")
     path = write(tmp_path, "id\n" + "1\n" * 50)

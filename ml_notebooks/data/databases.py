@@ -8,7 +8,7 @@ __all__ = ['arrow_array', 'arrow_batch', 'Database']
 # %% ../../nbs/library/data/19_databases.ipynb #67279693
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +66,8 @@ class Database:
     address: str  # for example `postgresql://shop@db.example/shop`; no password
     table: str = ""  # `orders`, or `schema.orders`
     query: str = ""  # instead of a table
-    credential: str = ""  # whose password it is
-    batch: int = 50_000  # rows that are fetched at a time
+    credential: str = field(default="", repr=False)  # whose password it is
+    batch: int = field(default=50_000, repr=False)  # rows that are fetched at a time
 
     def batches(self, loading: Loading) -> Iterator["pa.RecordBatch"]:
         """The rows, as the server hands them over. Raises `BadSource` and `SourceUnavailable`."""

@@ -34,18 +34,18 @@ class Files:
     """Files of one kind, on this machine or in an object store."""
 
     path: str
-    format: str = ""  # csv, json, parquet, arrow, excel, hdf5; default by the name
-    delimiter: str = ""  # of CSV; default found in the header
-    missing: str = ""  # text of CSV that stands for a missing value
-    encoding: str = "utf-8"
-    types: Mapping[str, str] = field(default_factory=dict)  # column -> SQL type, for text
+    format: str = field(default="", repr=False)  # csv, json, parquet, arrow, excel, hdf5; default by the name
+    delimiter: str = field(default="", repr=False)  # of CSV; default found in the header
+    missing: str = field(default="", repr=False)  # text of CSV that stands for a missing value
+    encoding: str = field(default="utf-8", repr=False)
+    types: Mapping[str, str] = field(default_factory=dict, repr=False)  # column -> SQL type, for text
     part: str = ""  # an Excel sheet or a dataset of HDF5; default the first
-    credential: str = ""  # of an object store; default what its library finds in the environment
-    storage: Mapping[str, object] = field(default_factory=dict)  # what its library is told besides, such as an endpoint
-    decimal: str = "."  # of numbers in CSV: a point or a comma
-    thousands: str = ""  # what stands between groups of digits in CSV, as in 1.234,56
-    date_format: str = ""  # of dates in CSV, as `%d.%m.%Y`; default found
-    timestamp_format: str = ""  # of dates with a clock time, as `%d.%m.%Y %H:%M`; default found
+    credential: str = field(default="", repr=False)  # of an object store; default what its library finds in the environment
+    storage: Mapping[str, object] = field(default_factory=dict, repr=False)  # what its library is told besides, such as an endpoint
+    decimal: str = field(default=".", repr=False)  # of numbers in CSV: a point or a comma
+    thousands: str = field(default="", repr=False)  # what stands between groups of digits in CSV, as in 1.234,56
+    date_format: str = field(default="", repr=False)  # of dates in CSV, as `%d.%m.%Y`; default found
+    timestamp_format: str = field(default="", repr=False)  # of dates with a clock time, as `%d.%m.%Y %H:%M`; default found
 
     @property
     def how(self) -> FileFormat:

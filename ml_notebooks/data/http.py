@@ -32,20 +32,20 @@ class Web:
 
     address: str
     parameters: Mapping[str, str] = field(default_factory=dict)  # of the query
-    format: Literal["", "json", "csv"] = ""  # default: what the answer says that it is
+    format: Literal["", "json", "csv"] = field(default="", repr=False)  # default: what the answer says that it is
     records: str = ""  # where in the JSON the rows are, as `data.items`; default: the list, or the only one
-    pages: Literal["", "link", "page", "offset", "cursor"] = ""  # how it is turned; "" for one page
-    page: str = "page"  # the parameter that takes the page, the offset or the cursor
-    size: int = 0  # rows of a page, for `offset`
-    next: str = "next"  # where in the JSON the next cursor, or address, is
-    auth: Literal["", "bearer", "key", "basic"] = ""
-    credential: str = ""  # a token, a key, or `user:password`
-    header: str = "X-API-Key"  # that takes the key
-    since: str = ""  # the parameter that takes the mark of an incremental load
-    timeout: float = 30  # seconds for an answer to begin or go on
-    retries: int = 5
-    per_second: float = 0  # requests; 0 for no limit
-    most: int = 100_000  # pages
+    pages: Literal["", "link", "page", "offset", "cursor"] = field(default="", repr=False)  # how it is turned; "" for one page
+    page: str = field(default="page", repr=False)  # the parameter that takes the page, the offset or the cursor
+    size: int = field(default=0, repr=False)  # rows of a page, for `offset`
+    next: str = field(default="next", repr=False)  # where in the JSON the next cursor, or address, is
+    auth: Literal["", "bearer", "key", "basic"] = field(default="", repr=False)
+    credential: str = field(default="", repr=False)  # a token, a key, or `user:password`
+    header: str = field(default="X-API-Key", repr=False)  # that takes the key
+    since: str = field(default="", repr=False)  # the parameter that takes the mark of an incremental load
+    timeout: float = field(default=30, repr=False)  # seconds for an answer to begin or go on
+    retries: int = field(default=5, repr=False)
+    per_second: float = field(default=0, repr=False)  # requests; 0 for no limit
+    most: int = field(default=100_000, repr=False)  # pages
 
     def files(self, loading: Loading) -> Iterator[LocalFile]:
         """One file with all rows; none where there are none. Raises `BadSource` and `SourceUnavailable`."""
