@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from support.cleaning import Recipe
+from support.soak import SOAK, soak
 from support.workspaces import make_workspace
 
 from ml_notebooks.data.clean import account, clean, fit
@@ -30,7 +31,7 @@ from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import BadRecipe
 from ml_notebooks.lineage import VARIABLE, begin_lineage, read_lineage
 
-EXAMPLES = 1500 if os.environ.get("SOAK") else 40
+EXAMPLES = 1500 if SOAK else 30
 
 clocks = st.one_of(
     st.sampled_from([datetime(2013, 3, 10, 2, 30), datetime(2013, 11, 3, 1, 30), datetime(2013, 11, 3, 1, 0)]),
@@ -130,6 +131,7 @@ def counted(report):
     return [tuple(row) for row in report.to_frame()[names].itertuples(index=False)]
 
 
+@soak
 @settings(
     max_examples=EXAMPLES,
     deadline=None,

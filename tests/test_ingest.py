@@ -4,7 +4,6 @@ import bz2
 import gzip
 import json
 import lzma
-import os
 import random
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.soak import SOAK, soak
 from support.workspaces import make_workspace
 
 from ml_notebooks.data.files import LINE, read_file
@@ -35,8 +35,6 @@ from ml_notebooks.errors import (
     TooManyRejects,
     UnknownSource,
 )
-
-SOAK = os.environ.get("SOAK") == "1"
 
 
 @pytest.fixture(scope="module")
@@ -456,9 +454,10 @@ def take(wh, tmp_path):
     return read
 
 
-ANY = settings(max_examples=500 if SOAK else 20, deadline=None, suppress_health_check=list(HealthCheck))
+ANY = settings(max_examples=500 if SOAK else 15, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+@soak
 @ANY
 @given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=8), newline=st.sampled_from(["\n", "\r\n"]))
 def test_what_pandas_writes_is_read_as_it_was(take, tmp_path, rows, newline):
@@ -477,6 +476,7 @@ VALUES = st.recursive(
 )
 
 
+@soak
 @ANY
 @given(rows=st.lists(st.dictionaries(NAMES, VALUES, min_size=1, max_size=4), min_size=1, max_size=6))
 def test_any_objects_are_rows(take, tmp_path, rows):
@@ -501,6 +501,7 @@ def mutated(data, chance):
     return bytes(data) or b"x"
 
 
+@soak
 @pytest.mark.parametrize("kind", ["csv", "json", "csv.gz", "parquet"])
 def test_a_mutated_file_is_an_error_or_rejects_and_never_a_loss(take, tmp_path, kind):
     chance = random.Random(kind)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.processes import start
+from support.soak import SOAK, soak
 from support.workspaces import make_workspace
 
 from ml_notebooks.data.catalog import open_copy, sealed_file
@@ -127,7 +128,8 @@ def test_writers_at_once_lose_nothing(workspace):
     assert rows(workspace) == sorted(acknowledged)
 
 
-@pytest.mark.parametrize("after", [1, 3, 9] if os.environ.get("SOAK") else [3])
+@soak
+@pytest.mark.parametrize("after", [1, 3, 9] if SOAK else [3])
 def test_what_a_killed_writer_acknowledged_survives_a_power_cut(workspace, after):
     with open_warehouse(workspace) as wh:
         wh.publish("raw.t", "SELECT -1 AS n")

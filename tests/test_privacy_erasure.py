@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import shutil
 import threading
 import zipfile
@@ -11,6 +10,7 @@ import duckdb
 import pandas as pd
 import pytest
 from support.processes import start
+from support.soak import SOAK, soak
 from support.workspaces import make_workspace
 
 from ml_notebooks.data.catalog import open_copy
@@ -26,7 +26,6 @@ OTHERS = "SELECT 100000 + range AS customer, 'Person ' || range AS name, 'p' || 
 KEY = "MLNB_WAREHOUSE__ENCRYPTION_KEY"
 
 
-LONG = bool(os.environ.get("SOAK"))
 
 
 @pytest.fixture
@@ -204,7 +203,8 @@ def erase_and_say(line, root):
         line.send("done")
 
 
-@pytest.mark.parametrize("delay", [0.02, 0.1, 0.25] if LONG else [0.1])
+@soak
+@pytest.mark.parametrize("delay", [0.02, 0.1, 0.25] if SOAK else [0.1])
 def test_an_erasure_that_was_killed_is_finished_by_the_next(tmp_path, delay):
     workspace = make_workspace(tmp_path / "w")
     with open_warehouse(workspace) as wh:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from support import load, upkeep
 from support.processes import start
+from support.soak import SOAK, soak
 from support.workspaces import make_workspace
 
 from ml_notebooks.data.inspection import Layout
@@ -19,7 +20,6 @@ from ml_notebooks.errors import BadData, UndeclaredWrite, UnknownSnapshot, Unkno
 from ml_notebooks.lineage import VARIABLE, begin_lineage
 from ml_notebooks.settings import UpkeepSettings
 
-SOAK = os.environ.get("SOAK") == "1"
 HASH = "SELECT count(*), coalesce(bit_xor(hash(a)), 0) FROM (FROM {}) AS a"
 AGE = timedelta(days=31)  # after which a snapshot may go
 
@@ -69,7 +69,8 @@ def contents(wh):
     return found
 
 
-@pytest.mark.parametrize("seed", range(12 if SOAK else 2))
+@soak
+@pytest.mark.parametrize("seed", range(12 if SOAK else 1))
 def test_every_snapshot_that_is_kept_reads_as_before(wh, seed):
     rng = random.Random(seed)
     tables = ["raw.a", "features.b", "ops.c"]
@@ -92,8 +93,9 @@ def test_every_snapshot_that_is_kept_reads_as_before(wh, seed):
     assert maintain(wh).steps.empty
 
 
+@soak
 def test_upkeep_beside_writers_and_readers(tmp_path):
-    workspace, writers, rounds = make_workspace(tmp_path / "workspace", lock_timeout=110), 2, 2
+    workspace, writers, rounds = make_workspace(tmp_path / "workspace", lock_timeout=110), 2, 10 if SOAK else 1
     with open_warehouse(workspace) as wh:
         load.prepare(wh, writers)
     with ExitStack() as stack:
@@ -154,7 +156,8 @@ def test_a_reader_that_began_before_reads_to_the_end(tmp_path):
         assert len(wh.table("raw.long")) == 2000
 
 
-@pytest.mark.parametrize("kill", range(8 if SOAK else 2))
+@soak
+@pytest.mark.parametrize("kill", range(8 if SOAK else 1))
 def test_upkeep_that_is_killed_loses_nothing(tmp_path, kill):
     workspace = make_workspace(tmp_path / "workspace", lock_timeout=60)
     with start(upkeep.append_and_maintain, workspace.root) as worker:
