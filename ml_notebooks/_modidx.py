@@ -174,6 +174,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'ml_notebooks/data/clean.py'),
                                          'ml_notebooks.data.clean._Change.counts': ( 'library/data/clean.html#_change.counts',
                                                                                      'ml_notebooks/data/clean.py'),
+                                         'ml_notebooks.data.clean._alike': ('library/data/clean.html#_alike', 'ml_notebooks/data/clean.py'),
                                          'ml_notebooks.data.clean._ask': ('library/data/clean.html#_ask', 'ml_notebooks/data/clean.py'),
                                          'ml_notebooks.data.clean._before': ( 'library/data/clean.html#_before',
                                                                               'ml_notebooks/data/clean.py'),

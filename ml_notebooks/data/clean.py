@@ -223,14 +223,21 @@ class _Change:
         return f"[{', '.join(f'count(*) FILTER ({there} AND {case})' for case in cases)}, 0]"
 
 
+def _alike(kind: str) -> tuple[str, str]:
+    """How the values before and after a step are compared: a clock time and an instant by the clock in UTC, values of different types as texts."""
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        return "{}::TIMESTAMP", "({} AT TIME ZONE 'UTC')"
+    return ("{}::VARCHAR", "{}::VARCHAR") if kind else ("{}", "{}")
+
+
 def _changes(cleaning: Cleaning, columns: Columns) -> list[_Change]:
     found, later = list[_Change](), dict[str, str]()  # column -> where its value after this step is kept
     effects = list(effects_of(cleaning, columns))
     for number, (known, effect) in reversed(list(enumerate(effects, 1))):
         found += [_Change(number, "")] if effect.drop else []
         for name in reversed([name for name in effect.values if name in known]):
-            text = "::VARCHAR" if name in effect.types else ""
-            found.append(_Change(number, name, _before(number, name) + text, later.get(name, identifier(name)) + text))
+            before, after = _alike(effect.types.get(name, ""))
+            found.append(_Change(number, name, before.format(_before(number, name)), after.format(later.get(name, identifier(name)))))
             later[name] = _before(number, name)
     return found[::-1]
 
