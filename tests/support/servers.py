@@ -126,6 +126,62 @@ def s3_server(folder: Path) -> Iterator[int]:
 
 
 @contextmanager
+def gcs_server(folder: Path) -> Iterator[int]:
+    """The port of an emulator of Google's store with a bucket `shop`; the test is skipped where it is not installed."""
+    port = free_port()
+    command = [
+        program("gcp-storage-emulator"),
+        "start",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        "--in-memory",
+        "--default-bucket=shop",
+    ]
+    with running(command, port, cwd=folder):
+        yield port
+
+
+@contextmanager
+def azure_server(folder: Path) -> Iterator[int]:
+    """The port of Azurite's blobs; the test is skipped where Azurite is not installed."""
+    port = free_port()
+    command = [
+        program("azurite-blob"),
+        "--blobHost",
+        "127.0.0.1",
+        "--blobPort",
+        str(port),
+        "--inMemoryPersistence",
+    ]
+    with running([*command, "--disableTelemetry", "--skipApiVersionCheck"], port, cwd=folder):
+        yield port
+
+
+@contextmanager
+def mongo_server(folder: Path) -> Iterator[int]:
+    """The port of NX-27017, which speaks MongoDB's protocol; the test is skipped where it is not installed."""
+    port = free_port()
+    files = ["--log-file", str(folder / "mongo.log"), "--pid-file", str(folder / "mongo.pid")]
+    with running(
+        [program("nx-27017"), "--db", "memory", "--host", "127.0.0.1", "-p", str(port), *files],
+        port,
+        cwd=folder,
+    ):
+        yield port
+
+
+@contextmanager
+def clickhouse_server(folder: Path) -> Iterator[tuple[int, str]]:
+    """The port and the password of a ClickHouse; the test is skipped where `CHDB_PYTHON` names no interpreter that has chdb."""
+    port, password = free_port(), secrets.token_urlsafe(16)
+    if not (python := os.environ.get("CHDB_PYTHON")):
+        pytest.skip("CHDB_PYTHON names no interpreter that has chdb")
+    command = [python, str(Path(__file__).with_name("clickhouse.py")), str(port), password]
+    with running(command, port, cwd=folder):
+        yield port, password
+
+
+@contextmanager
 def http_server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
     """The address of a server whose answers a function writes."""
 

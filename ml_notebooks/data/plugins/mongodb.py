@@ -5,12 +5,15 @@
 # %% auto #0
 __all__ = ['plain_value', 'Collection']
 
-# %% ../../../nbs/library/data/plugins/02_mongodb.ipynb #9e53c0f0
+# %% ../../../nbs/library/data/plugins/02_mongodb.ipynb #86ccde77
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from .redis import document_batch
 from ..sources import Loading
@@ -20,7 +23,7 @@ from ...logs import redact
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# %% ../../../nbs/library/data/plugins/02_mongodb.ipynb #f944f3bb
+# %% ../../../nbs/library/data/plugins/02_mongodb.ipynb #62374ed6
 def plain_value(value: Any) -> Any:
     """A value of MongoDB's own types as one of Python's."""
     from bson import Binary, Decimal128, Int64, ObjectId, Regex, Timestamp
@@ -36,10 +39,10 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, Timestamp):
         return value.as_datetime()
     if isinstance(value, Binary):
-        return bytes(value)
+        return str(value.as_uuid()) if value.subtype == 4 else bytes(value)
     return str(value) if isinstance(value, ObjectId | Regex) else value
 
-# %% ../../../nbs/library/data/plugins/02_mongodb.ipynb #1fbfc703
+# %% ../../../nbs/library/data/plugins/02_mongodb.ipynb #693a90d3
 @dataclass(frozen=True)
 class Collection:
     """A collection of a MongoDB database."""
@@ -54,6 +57,7 @@ class Collection:
         """The documents. Raises `BadSource` and `SourceUnavailable`."""
         if find_spec("pymongo") is None:
             raise MissingExtra("`mongodb://`", "pymongo", "mongodb")
+        from bson.errors import BSONError
         from pymongo import MongoClient
         from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 
@@ -67,18 +71,30 @@ class Collection:
                 found = iter(client.get_default_database()[self.collection].find(_asked(self, loading)).sort("_id", 1).batch_size(self.batch))
                 while some := [plain_value(document) for document in islice(found, self.batch)]:
                     yield document_batch(some)
-        except (ConfigurationError, OperationFailure) as error:
-            raise BadSource(f"{self.address} {self.collection}", f"{redact(str(error), [secret])}.", "Nothing was written: check the address, the collection and the credential.") from error
+        except (ConfigurationError, OperationFailure, BSONError) as error:
+            raise BadSource(f"{self.address} {self.collection}", f"{redact(str(error), [secret]).rstrip('.')}.", "Nothing was written: check the address, the collection and the credential.") from error
         except PyMongoError as error:
             raise SourceUnavailable(self.address, f"{redact(str(error), [secret])[:300]}.") from error
 
-# %% ../../../nbs/library/data/plugins/02_mongodb.ipynb #2003c68b
+# %% ../../../nbs/library/data/plugins/02_mongodb.ipynb #c17519a0
 def _asked(collection: Collection, loading: Loading) -> dict[str, Any]:
     """What is asked for: the filter, and the mark of an incremental load on `_id`."""
-    from bson import ObjectId
+    from bson import Binary, ObjectId
+    from bson.errors import InvalidId
 
     since = loading.since
     if since is None or since.column != "_id":
         return dict(collection.filter)
-    mark = ObjectId(since.value) if ObjectId.is_valid(since.value) else since.value
-    return {"$and": [dict(collection.filter), {"_id": {"$gte": mark}}]}
+    marks: list[Any] = [since.value]
+    for kind in (ObjectId, _number, _binary, lambda text: Binary.from_uuid(UUID(text))):
+        with suppress(ValueError, InvalidId):
+            marks.append(kind(since.value))
+    return {"$and": [dict(collection.filter), {"$or": [{"_id": {"$gte": mark}} for mark in marks]}]}
+
+
+def _number(text: str) -> int | float:
+    return int(text) if text.lstrip("-").isdecimal() and len(text) < 19 else float(text)
+
+
+def _binary(text: str) -> bytes:  # bytes, as DuckDB writes them
+    return re.sub(rb"\\x([0-9A-F]{2})", lambda found: bytes.fromhex(found[1].decode()), text.encode())

@@ -5,8 +5,10 @@
 # %% auto #0
 __all__ = ['open_store', 'local_name', 'fetch']
 
-# %% ../../../nbs/library/data/plugins/01_stores.ipynb #d68dc1f5
+# %% ../../../nbs/library/data/plugins/01_stores.ipynb #db330626
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,17 +18,20 @@ from ..sources import Loading, LocalFile
 from ...errors import BadSource, MissingExtra, SourceUnavailable
 from ...logs import redact
 
-# %% ../../../nbs/library/data/plugins/01_stores.ipynb #48574673
+# %% ../../../nbs/library/data/plugins/01_stores.ipynb #ab594264
 _CLIENTS = {"s3": "S3FileSystem", "gs": "GcsFileSystem", "az": "AzureFileSystem"}
 
 
 def _options(files: Files, scheme: str, loading: Loading) -> dict[str, Any]:
     secret = loading.secret(files.credential) if files.credential else ""
+    usual: dict[str, Any] = {"retry_time_limit": timedelta(minutes=1)} if scheme == "gs" else {}
     if not secret:
-        return dict(files.storage)
+        return {**usual, **files.storage}
     key, _, password = secret.partition(":")
     given = {"s3": {"access_key": key, "secret_key": password}, "gs": {"access_token": secret}, "az": {"account_key": secret}}
-    return {**files.storage, **given[scheme]}
+    if scheme == "gs":
+        usual["credential_token_expiration"] = datetime.now(UTC) + timedelta(hours=1)
+    return {**usual, **files.storage, **given[scheme]}
 
 
 def open_store(files: Files, loading: Loading) -> Any:
@@ -36,6 +41,8 @@ def open_store(files: Files, loading: Loading) -> Any:
         raise BadSource(files.path, f"`{scheme}://` is no object store.", f"Known: {', '.join(f'{one}://' for one in _CLIENTS)}.")
     if find_spec("fsspec") is None:
         raise MissingExtra(f"`{scheme}://`", "fsspec", "stores")
+    if scheme == "az" and "account_name" not in files.storage:
+        raise BadSource(files.path, "It does not say whose account it is.", 'Give `storage={"account_name": "…"}`.')
     import pyarrow.fs
     from fsspec.implementations.arrow import ArrowFSWrapper
 
@@ -44,12 +51,23 @@ def open_store(files: Files, loading: Loading) -> Any:
     except (TypeError, ValueError, OSError) as error:
         raise BadSource(files.path, f"{str(error).splitlines()[0].rstrip('.')}.", "Correct what `storage=` says.") from error
 
-# %% ../../../nbs/library/data/plugins/01_stores.ipynb #bae50345
-def _keys(store: Any, path: str) -> list[str]:
-    if any(sign in path for sign in "*?["):
-        return sorted(store.glob(path))
-    found = store.find(path)
-    return sorted(key for key in found if not PurePosixPath(key).name.startswith((".", "_")) and not key.endswith("/"))
+# %% ../../../nbs/library/data/plugins/01_stores.ipynb #9a814d1d
+def _objects(store: Any, path: str) -> dict[str, int]:
+    """The objects that a path means, and the bytes of each."""
+    from fsspec.utils import glob_translate
+    from pyarrow.fs import FileSelector, FileType
+
+    sign = re.search(r"[*?[]", path)
+    folder = path[: sign.start()].rpartition("/")[0] if sign else path.rstrip("/")
+    if not folder:
+        raise BadSource(path, "Its bucket is not named in full.", "Begin with the name of a bucket: a pattern may follow it.")
+    one = store.fs.get_file_info(folder)
+    if one.type == FileType.File:
+        return {} if sign else {folder: one.size}
+    deep = not sign or "/" in path[sign.start() :] or "**" in path
+    found = store.fs.get_file_info(FileSelector(folder, recursive=deep, allow_not_found=True))
+    fits = re.compile(glob_translate(path)).match if sign else lambda key: not PurePosixPath(key).name.startswith((".", "_"))
+    return {file.path: file.size for file in sorted(found, key=lambda file: file.path) if file.type == FileType.File and fits(file.path)}
 
 
 def local_name(key: str, base: str) -> str:
@@ -58,7 +76,7 @@ def local_name(key: str, base: str) -> str:
         raise BadSource(key, "Its name leads out of its folder.", "Nothing was written: do not trust what put it there.")
     return key.removeprefix(base.rstrip("/")).lstrip("/") or PurePosixPath(key).name
 
-# %% ../../../nbs/library/data/plugins/01_stores.ipynb #6e7e25cb
+# %% ../../../nbs/library/data/plugins/01_stores.ipynb #ef11b16e
 def fetch(files: Files, loading: Loading) -> Iterator[LocalFile]:
     """The files that an address means, each fetched when it is asked for. Raises `BadSource` and `SourceUnavailable`."""
     store = open_store(files, loading)
@@ -66,13 +84,12 @@ def fetch(files: Files, loading: Loading) -> Iterator[LocalFile]:
     base = files.path.partition("://")[2].split("*")[0].split("?")[0].split("[")[0]
     base = base if base == files.path.partition("://")[2] else base.rpartition("/")[0]
     try:
-        keys = _keys(store, files.path.partition("://")[2])
-        if not keys:
+        objects = _objects(store, files.path.partition("://")[2])
+        if not objects:
             raise BadSource(files.path, "There is no such object.", "Give the name of an object, a folder, or a pattern with `*`.")
-        for number, key in enumerate(keys):
+        for number, (key, size) in enumerate(objects.items()):
             name, target = local_name(key, base), loading.scratch / f"{number}-object"
             store.get_file(key, str(target))
-            size = store.info(key)["size"]
             if target.stat().st_size != size:
                 raise SourceUnavailable(f"{files.path} {name}", f"{target.stat().st_size:,} of {size:,} bytes came.")
             yield LocalFile(target, name, files.how, partitions_of(key))
