@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ..intake import identifier
+from ..catalog import identifier
 from ..sources import Loading, Since
 from ...errors import BadSource, MissingExtra, SourceUnavailable
 from ...logs import redact

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import duckdb
 
-from ..catalog import quote
+from ..catalog import identifier, quote
 from ..files import LINE, bounded_lines, count_lines
-from ..intake import TEXT, Intake, common_type, identifier, reject, take_in
+from ..intake import TEXT, Intake, common_type, reject, take_in
 from ..sources import Loading, LocalFile
 from ...errors import BadSource, RowsLost
 
