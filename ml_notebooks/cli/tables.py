@@ -1,5 +1,6 @@
 """The tables of the warehouse: what they hold and mean, what changed in them, and the way back."""
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -137,7 +138,7 @@ def compared(found: "Comparison") -> list[dict[str, Any]]:
         sides = [side for side in both if side]
         missing = " → ".join(dict.fromkeys(share(side.missing_share) or "none" for side in sides))
         median = " → ".join(dict.fromkeys(end_in_words(side, side.quantile(0.5)) for side in sides if side.percentiles))
-        distance = "" if line["distance"] is None else f"{line['distance']:.2f}"
+        distance = "" if line["distance"] is None or math.isnan(line["distance"]) else f"{line['distance']:.2f}"
         rows.append({**line, "distance": distance, "missing": "" if missing == "none" else missing, "median": median})
     return rows
 
