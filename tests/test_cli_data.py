@@ -27,20 +27,34 @@ PEOPLE = [
 CUSTOMERS = f"FROM (VALUES {', '.join(map(str, PEOPLE))}) AS t(customer_id, name, mail)"
 
 
+MAIL = "To: ada@byron.example\n"
+
+
+def publish_people(wh):
+    """Customers and their bookings."""
+    wh.publish("raw.customers", CUSTOMERS)
+    wh.publish("raw.bookings", "SELECT range % 4 + 1 AS customer, 1500 + range AS flight FROM range(8)")
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A workspace with flights in two versions, customers and their bookings; and the two snapshots."""
     workspace = make_workspace(tmp_path_factory.mktemp("shop") / "w", threads=1)
     with open_warehouse(workspace) as wh:
-        first = wh.publish("raw.flights", FLIGHTS)
+        with wh.transaction("the first"):
+            wh.publish("raw.flights", FLIGHTS)
+            wh.publish("raw.again", FLIGHTS)
+            publish_people(wh)
+        first = wh.version("raw.flights")
         second = wh.publish(
             "raw.flights",
             "SELECT * REPLACE (CASE WHEN flight = 1501 THEN NULL ELSE dep_delay END AS dep_delay), 'EWR' AS origin FROM raw.flights WHERE flight > 1500",
         )
-        wh.publish("raw.customers", CUSTOMERS)
+        wh.publish("raw.again", "SELECT 1 AS oops")
         comment(wh, "raw.flights", "Departures from New York")
         comment(wh, "raw.flights", "minutes", "dep_delay")
         tag(wh, "raw.flights", "public")
+    (workspace.root / "mail.txt").write_text(MAIL)
     return workspace.root, first, second
 
 
@@ -165,7 +179,7 @@ def test_an_option_without_a_value_is_a_slip_of_the_pen(say, orders):
 
 
 def test_without_a_command_the_tables_are_listed(shop):
-    assert {line.split()[0] for line in shop("tables").splitlines()} == {"table", "raw.flights", "raw.customers", "ops.notes"}
+    assert [line.split()[0] for line in shop("tables").splitlines()] == ["table", "ops.notes", "raw.again", "raw.bookings", "raw.customers", "raw.flights"]
     assert [row["rows"] for row in shop("tables", "--json") if row["table"] == "raw.flights"] == [119]
 
 
@@ -225,16 +239,13 @@ def test_a_description_says_what_a_table_means(shop):
 
 def test_the_history_lists_what_changed_a_table(shop, made):
     assert [row["snapshot"] for row in shop("tables", "history", "raw.flights", "--json")] == [made[2], made[1]]
-    assert shop("tables", "history", "--limit", 1).splitlines()[1].split()[-1] == "ops.notes"
+    assert [len(line.split()) > 3 for line in shop("tables", "history", "--limit", 1).splitlines()] == [True, True]
 
 
-def test_a_table_is_restored_as_it_was(say, tmp_path):
-    with open_warehouse(make_workspace(tmp_path, threads=1)) as wh:
-        first = wh.publish("raw.flights", FLIGHTS)
-        wh.publish("raw.flights", "SELECT 1 AS oops")
-        status, out, err = say("tables", "restore", "raw.flights", first, cwd=tmp_path)
-        assert (status, err) == (0, "") and out.startswith(f"raw.flights has the 120 rows again that it had at snapshot {first}; snapshot ")
-        assert wh.sql("SELECT count(flight) FROM raw.flights").fetchall() == [(120,)]
+def test_a_table_is_restored_as_it_was(shop, made):
+    out = shop("tables", "restore", "raw.again", made[1])
+    assert out.startswith(f"raw.again has the 120 rows again that it had at snapshot {made[1]}; snapshot ")
+    assert shop("sql", "SELECT count(flight) AS flights FROM raw.again").split() == ["flights", "120"]
 
 
 @pytest.mark.parametrize(
@@ -267,18 +278,10 @@ def test_what_is_left_out_is_asked_for(say, made, words, message):
 
 
 def make_people(folder):
-    """A workspace with customers, their bookings, and a file in which one of them stands."""
+    """A workspace with these people and nothing else."""
     with open_warehouse(make_workspace(folder, threads=1)) as wh, wh.transaction("people"):
-        wh.publish("raw.customers", CUSTOMERS)
-        wh.publish("raw.bookings", "SELECT range % 4 + 1 AS customer, 1500 + range AS flight FROM range(8)")
-    (folder / "mail.txt").write_text("To: ada@byron.example\n")
+        publish_people(wh)
     return folder
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory):
-    """These people, who stay."""
-    return make_people(tmp_path_factory.mktemp("people") / "w")
 
 
 def test_personal_data_is_found_with_masked_evidence(shop):
@@ -288,19 +291,19 @@ def test_personal_data_is_found_with_masked_evidence(shop):
     assert (found["sampled"], [one["kind"] for one in found["findings"] if one["column"] == "mail"]) == (4, ["e-mail"])
 
 
-def test_what_is_held_of_a_person_is_shown_and_saved(say, people):
+def test_what_is_held_of_a_person_is_shown_and_saved(say, made):
+    people = made[0]
     words = ("privacy", "export", "customer_id", "2", "--also", "raw.bookings=customer")
     _, out, err = say(*words, "--to", "ada.json", cwd=people)
     assert err == "" and out.startswith("3 rows in 2 tables") and "mail.txt" in out and "byron" not in out and "ada.json" in out
     assert {name: len(rows) for name, rows in json.loads((people / "ada.json").read_text()).items()} == {"raw.customers": 1, "raw.bookings": 2}
     held = json.loads(say(*words, "--json", cwd=people)[1])
     assert held["tables"]["raw.customers"] == [{"customer_id": 2, "name": "Ada Byron", "mail": "ada@byron.example"}]
-    assert {"mail.txt", "ada.json"} == {trace["place"] for trace in held["traces"]} and len(held["history"]) == 1
+    assert {"mail.txt", "ada.json"} == {trace["place"] for trace in held["traces"]} and made[1] in held["history"]
 
 
 def test_a_person_is_erased_when_that_is_meant(say, tmp_path):
     people, words = make_people(tmp_path), ("privacy", "erase", "customer_id", "2")
-    (people / "mail.txt").unlink()
     status, out, err = say(*words, cwd=people)
     assert status == 2 and "--yes" in err and "Nothing was erased" in err and out == ""
     status, shown = in_terminal(*words, cwd=people, answers=[("Type 2", "3\n")])
@@ -313,6 +316,7 @@ def test_a_person_is_erased_when_that_is_meant(say, tmp_path):
 
 def test_what_is_left_of_a_person_is_an_error(say, tmp_path):
     people = make_people(tmp_path)
+    (people / "mail.txt").write_text(MAIL)
     status, out, err = say("privacy", "erase", "customer_id", "2", "--also", "raw.bookings=customer", "--yes", "--json", cwd=people)
     done = json.loads(out)
     assert (done["rows"], [trace["place"] for trace in done["traces"]]) == ({"raw.bookings": 2, "raw.customers": 1}, ["mail.txt"])
@@ -329,6 +333,6 @@ def test_what_is_left_of_a_person_is_an_error(say, tmp_path):
     ],
     ids=named,
 )
-def test_what_privacy_cannot_do_is_said(say, people, words, status, message):
-    ended, out, err = say("privacy", *words, cwd=people)
+def test_what_privacy_cannot_do_is_said(say, made, words, status, message):
+    ended, out, err = say("privacy", *words, cwd=made[0])
     assert (ended, out) == (status, "") and message in " ".join(err.replace("│", " ").split()) and "not foreseen" not in err

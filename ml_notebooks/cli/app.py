@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -82,6 +83,11 @@ def reading(at: str = "") -> "Warehouse":
         return wh
     with wh:
         return wh.at(moment(at))
+
+
+def as_of(wh: "Warehouse", at: str) -> AbstractContextManager["Warehouse"]:
+    """A warehouse as it was then; itself, where nothing is asked for."""
+    return wh.at(moment(at)) if at else nullcontext(wh)
 
 
 def writing() -> "Warehouse":

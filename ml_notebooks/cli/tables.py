@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .app import At, Json, app, moment, reading, said, writing
+from .app import At, Json, app, as_of, moment, reading, said, writing
 
 if TYPE_CHECKING:
     from ..data.columns import ColumnProfile
@@ -117,7 +117,7 @@ def compare_tables(
 
     if not (other or at or later):
         raise typer.BadParameter("Name a second table, or say with --at or --with when.", param_hint="OTHER")
-    with reading(at) as before, reading(later) as after:
+    with reading() as wh, as_of(wh, at) as before, as_of(wh, later) as after:
         found = compare(profile(before, table), profile(after, other or table))
     if json:
         print_json(found.to_frame().to_dict("records"))
