@@ -1,8 +1,4 @@
-"""A notebook-first machine-learning workspace: notebooks are the source, the documentation, the tests, the pipeline and the report.
-
-Modules:
-
-- `ml_notebooks.cli`: The command `mlnb`."""
+"""A notebook-first machine-learning workspace: notebooks are the source, the documentation, the tests, the pipeline and the report."""
 
 __version__ = "0.1.0"
 

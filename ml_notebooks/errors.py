@@ -130,7 +130,7 @@ class UnknownTable(MLNotebooksError, KeyError):
 
     def __init__(self, table: str, known: Iterable[str]):
         known = sorted(known)
-        have = f"`mlnb tables` lists all {len(known)}." if known else "The warehouse is empty: run a pipeline first."
+        have = f"`mlnb tables` lists all {len(known)}." if known else "The warehouse is empty: run a pipeline, or load a file with `mlnb ingest`."
         super().__init__(f"Table `{table}` is not in the warehouse.", did_you_mean(table, known), have)
 
 
@@ -152,7 +152,7 @@ class UnknownSnapshot(MLNotebooksError, KeyError):
         super().__init__(
             f"Snapshot {snapshot} is not in the warehouse.",
             f"The newest is {newest}.",
-            "`Warehouse.snapshots()` lists those that can be read.",
+            "`mlnb tables history` lists those that can be read.",
         )
 
 # %% ../nbs/library/01_errors.ipynb #a86863e5

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -59,7 +59,13 @@ def print_json(value: Any) -> None:
     print(json.dumps(plain(value), indent=2, ensure_ascii=False))
 
 
-def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool, empty: str = "No rows.") -> None:
+def print_rows(
+    rows: Sequence[dict[str, Any]],
+    columns: Sequence[str],
+    as_json: bool,
+    empty: str = "No rows.",
+    right: Collection[str] = (),  # columns of figures that are text already
+) -> None:
     """Print rows as a table that fits the terminal, or as JSON."""
     if as_json:
         print_json(list(rows))
@@ -77,7 +83,8 @@ def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: 
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for place, column in enumerate(columns):
-        numbers = all(isinstance(row[column], int | float) for row in rows)
+        values = [row[column] for row in rows if row[column] is not None]
+        numbers = column in right or (bool(values) and all(isinstance(value, int | float) for value in values))
         table.add_column(column, justify="right" if numbers else "left", overflow="fold", no_wrap=place != widest)
     for line in cells:
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in line))
@@ -92,17 +99,23 @@ def print_blocks(screen: Console, columns: Sequence[str], cells: Sequence[Sequen
         block.add_column(overflow="fold")
         for column, cell in zip(columns, line, strict=True):
             block.add_row(column, Text(cell, style=STYLES.get(cell, "")))
-        put(screen, block, end="\n\n")
+        put(screen, block)
+        print(file=screen.file)
 
 
-def put(screen: Console, table: Table, end: str = "\n") -> None:
+def print_facts(facts: dict[str, Any]) -> None:
+    """Print names and their values, a line each."""
+    print_blocks(console(sys.stdout), list(facts), [[show(value) for value in facts.values()]])
+
+
+def put(screen: Console, table: Table) -> None:
     """Print a table; where there is no terminal, its lines end with their last character."""
     if screen.file.isatty():
-        screen.print(table, end=end)
+        screen.print(table)
         return
     with screen.capture() as captured:
-        screen.print(table, end="")
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()), file=screen.file, end=end)
+        screen.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()), file=screen.file)
 
 
 def console(stream: Any) -> Console:

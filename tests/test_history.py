@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from support.workspaces import make_workspace
 
-from ml_notebooks.data.history import at, diff, restore, snapshot_at
+from ml_notebooks.data.history import diff, restore, snapshot_at
 from ml_notebooks.data.upkeep import layout, set_layout
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import (
@@ -112,7 +112,7 @@ def test_an_instant_is_the_last_snapshot_before_it(wh):
     new_york = between.astimezone(timezone(timedelta(hours=-5)))
     for when in (first, between, between.isoformat(), new_york, between.replace(tzinfo=None)):
         assert snapshot_at(wh, when) == first
-        with at(wh, when) as past:
+        with wh.at(when) as past:
             assert past.sql("FROM raw.timed").fetchall() == [(1,)]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_notebooks.cli import first_figures, typed
+from ml_notebooks.cli.runs import first_figures, typed
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import UnknownDashboard, UnknownPipeline
 from ml_notebooks.pipelines.ledger import StepResult, new_run, write_run
@@ -83,7 +83,7 @@ def test_reading_writes_nothing_into_an_empty_workspace(workspace, mlnb, words):
 
 
 def test_an_empty_warehouse_is_said(workspace, mlnb):
-    assert mlnb("tables", cwd=workspace).stdout == "The warehouse is empty: run a pipeline first.\n"
+    assert mlnb("tables", cwd=workspace).stdout == "The warehouse is empty: run a pipeline, or load a file with `mlnb ingest`.\n"
     assert "The warehouse is empty" in mlnb("sql", "FROM raw.flights", cwd=workspace).stderr
 
 

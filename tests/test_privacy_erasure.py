@@ -13,6 +13,7 @@ from support.processes import start
 from support.soak import SOAK, soak
 from support.workspaces import make_workspace
 
+from ml_notebooks.data.audit import verify_audit
 from ml_notebooks.data.catalog import open_copy
 from ml_notebooks.data.erasure import erase, export
 from ml_notebooks.data.traces import find_traces
@@ -91,6 +92,17 @@ def test_from_tables_that_were_replaced_dropped_from_or_updated(either, rows):
     assert erased.rows == {} and seen(wh) == []
     assert wh.at(early).sql("FROM raw.other").fetchall() == [(1,)] and early not in erased.snapshots
     assert wh.sql("SELECT count(*) FROM raw.visits").fetchall() == [(rows,)] == wh.sql("SELECT count(*) FROM raw.people").fetchall()
+
+
+def test_every_table_keeps_a_version_that_shows_it(either):
+    wh = either
+    wh.publish("raw.other", "SELECT 1 AS a")
+    wh.publish("raw.people", f"{OTHERS.format(5)} UNION ALL {PERSON}")
+    last = wh.append("raw.other", "SELECT 2 AS a")  # a snapshot that shows her too
+    assert last in erase(wh, "customer", 4711).snapshots
+    assert sorted(wh.versions()) == wh.names() == sorted(wh.tables()["table"]) and wh.version("raw.other") > last
+    assert [len(wh.at(wh.version(name)).table(name)) for name in ("raw.other", "raw.people")] == [2, 5]
+    assert wh.version("raw.people") == wh.version("raw.other") and verify_audit(wh).raise_if_broken()
 
 
 def test_from_renamed_partitioned_and_differently_named_tables(wh):

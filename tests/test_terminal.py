@@ -1,46 +1,19 @@
 """What `mlnb` prints: in a real terminal, wide and narrow, and as JSON."""
 
-import fcntl
 import json
 import math
-import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
 from datetime import date, datetime, timezone
 from decimal import Decimal
 
 import nbformat
 import numpy as np
 import pytest
+from support.terminals import in_terminal
 
 from ml_notebooks.terminal import plain, print_rows, show
 
 RECORD = "from ml_notebooks.pipelines.record import record\nrecord('orders', 5)\nrecord('odd', '[/x]')"
-
-
-def in_terminal(*words, cwd, columns=100, **ours):
-    """What `mlnb` shows in a terminal of so many columns, without escape sequences."""
-    here, there = pty.openpty()
-    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | {"TERM": "xterm"} | ours
-    command = [sys.executable, "-m", "ml_notebooks", *words]
-    process = subprocess.Popen(command, cwd=cwd, stdout=there, stderr=there, env=environment)
-    os.close(there)
-    shown = b""
-    while True:
-        try:
-            part = os.read(here, 65536)
-        except OSError:  # Linux says so when the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-    os.close(here)
-    return process.wait(), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from .catalog import check_table_name, quote
+from .catalog import check_table_name, identifier, quote
 from .personal_data import find_personal_data
 from .warehouse import Warehouse
 from ..errors import BadData, MissingKey, UncoveredPersonalData
@@ -124,16 +124,12 @@ def anonymity(
     Source: Sweeney (2002), k-anonymity; Machanavajjhala et al. (2007), l-diversity.
     """
     quasi, sensitive = list(quasi), list(sensitive)
-    counts = "".join(f", count(DISTINCT {_identifier(name)}) + max(({_identifier(name)} IS NULL)::INT) AS l{place}" for place, name in enumerate(sensitive))
-    by = ", ".join(map(_identifier, quasi)) or "ALL"
+    counts = "".join(f", count(DISTINCT {identifier(name)}) + max(({identifier(name)} IS NULL)::INT) AS l{place}" for place, name in enumerate(sensitive))
+    by = ", ".join(map(identifier, quasi)) or "ALL"
     least = "".join(f", coalesce(min(l{place}), 0)" for place in range(len(sensitive)))
     query = f"SELECT coalesce(sum(n), 0)::BIGINT, count(*), coalesce(min(n), 0), count(*) FILTER (n = 1){least} FROM (SELECT count(*) AS n{counts} FROM {check_table_name(table)} GROUP BY {by} HAVING count(*) > 0)"
     rows, groups, k, unique, *diversity = wh.sql(query).fetchall()[0]
     return Anonymity(table, rows, groups, k, unique, dict(zip(sensitive, diversity, strict=True)))
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 # %% ../../nbs/library/data/37_anonymise.ipynb #1a381802
 @dataclass(frozen=True)
@@ -166,9 +162,9 @@ def _select(columns: list[str], plan: Mapping[str, Rule], table: str, quasi: lis
     for column in columns:
         rule = plan.get(column, kept())
         if rule.expression is not None:
-            name = _identifier(column)
+            name = identifier(column)
             made.append(f"{rule.expression.replace('{c}', name).replace('{n}', quote(column))} AS {name}")
-    by = ", ".join(map(_identifier, quasi))
+    by = ", ".join(map(identifier, quasi))
     few = f" QUALIFY count(*) OVER (PARTITION BY {by}) >= {int(suppress)}" if suppress > 1 and by else ""
     return f"SELECT * FROM (SELECT {', '.join(made)} FROM {table}){few}"
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from .columns import identifier
+from .catalog import identifier, is_table_name
 from .drawings import bar, page, small, table
 from .rules import ALIVE, Columns, Effect, Learned, Rule
 from .warehouse import Warehouse
@@ -136,14 +136,11 @@ def learn(
     return done
 
 # %% ../../nbs/library/data/27_clean.ipynb #df413eb9
-_TABLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
-
-
 def _source(wh: Warehouse, data: str) -> tuple[str, dict[str, str]]:
     """A table or a query as it stands after FROM, and its columns. A table is named with its version, so that two queries see the same rows."""
     text = data.strip().rstrip(";")
     steady = wh._writing or wh.snapshot is not None  # a transaction and a snapshot see the same rows anyway
-    source = text if _TABLE.fullmatch(text) else f"({text})"
+    source = text if is_table_name(text) else f"({text})"
     if source == text and not steady:
         source = f"{text} AT (VERSION => {wh.version(text)})"
     relation = wh.sql(f"FROM {source}")

@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .clean import Cleaning, CleanReport, account, effects_of, explained, learn
-from .columns import identifier
+from .catalog import identifier
 from .rules import Rule
 from .staging import to_arrow
 from .connection import open_engine

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .catalog import identifier
 from .contracts import Contract
 from .warehouse import Warehouse
 from ..errors import BadDraft
@@ -51,10 +52,6 @@ _FEW = 20  # different values that are listed
 _PATTERNS = ("[0-9]", "[A-Z]", "[a-z]", "[A-Z0-9]", "[A-Za-z]", "[A-Za-z0-9]", "[A-Za-z0-9 _.-]")
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _one_row(wh: Warehouse, table: str, parts: Sequence[str]) -> list[Any]:
     return list(wh.sql(f"SELECT {', '.join(parts)} FROM {table}").fetchall()[0]) if parts else []
 
@@ -62,7 +59,7 @@ def _one_row(wh: Warehouse, table: str, parts: Sequence[str]) -> list[Any]:
 def _measure(wh: Warehouse, table: str, kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     parts = ["count(*)"]
     for name, kind in kinds.items():
-        column = _quoted(name)
+        column = identifier(name)
         ends = [column, column] if kind in _NUMBERS else [f"length({column})"] * 2 if kind == "VARCHAR" else ["NULL", "NULL"]
         parts += [f"count({column})", f"approx_count_distinct({column})", f"min({ends[0]})", f"max({ends[1]})"]
     rows, *found = _one_row(wh, table, parts)
@@ -74,7 +71,7 @@ def _look_closer(wh: Warehouse, table: str, kinds: Mapping[str, str], facts: Map
     """Add the exact number of different values, the values themselves and the patterns, where they matter."""
     wanted: list[tuple[str, str, str]] = []  # column, fact, how to compute it
     for name, kind in kinds.items():
-        column, seen = _quoted(name), facts[name]
+        column, seen = identifier(name), facts[name]
         if kind != "DOUBLE" and seen["rows"] == seen["there"] and seen["distinct"] > 0.9 * seen["rows"]:
             wanted.append((name, "unique", f"count(DISTINCT {column}) = count(*)"))
         if kind == "VARCHAR" and seen["distinct"] <= 2 * _FEW:

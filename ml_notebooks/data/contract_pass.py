@@ -13,7 +13,7 @@ from typing import Any
 
 import duckdb
 
-from .catalog import check_table_name
+from .catalog import check_table_name, identifier, same_keys
 from .contract_rules import TABLE, Finding
 from .contract_terms import Promise
 from .warehouse import Warehouse
@@ -123,10 +123,9 @@ def _measure_unique(promise: Promise, table: Any, name: str) -> Measure:
     absent = [column for column in promise.terms["columns"] if column not in table.columns]
     if absent:
         return Measure(promise, known=Finding(_ALL, f"no column {', '.join(absent)}"))
-    keys = ", ".join('"' + column.replace('"', '""') + '"' for column in promise.terms["columns"])
+    keys = ", ".join(map(identifier, promise.terms["columns"]))
     again = f"(SELECT {keys}, count(*) AS times FROM {name} GROUP BY ALL HAVING count(*) > 1) AS again"
-    same = " AND ".join(f"one.{key} IS NOT DISTINCT FROM again.{key}" for key in keys.split(", "))
-    return Measure(promise, query=f"SELECT one.* FROM {name} AS one JOIN {again} ON {same}")
+    return Measure(promise, query=f"SELECT one.* FROM {name} AS one JOIN {again} ON {same_keys(promise.terms['columns'], 'one', 'again')}")
 
 # %% ../../nbs/library/data/31_contract_pass.ipynb #0e627be3
 def _measure_check(promise: Promise, table: Any) -> Measure:

@@ -12,7 +12,7 @@ from datetime import date, datetime, time, timedelta, timezone
 from statistics import median
 from typing import Literal, Protocol
 
-from .catalog import check_table_name
+from .catalog import check_table_name, identifier
 from .inspection import snapshot_frame
 from .warehouse import Warehouse
 
@@ -76,13 +76,9 @@ class Freshness:
         if not self.column:
             published = wh.tables(table)["published"]
             return published.iloc[0].to_pydatetime() if len(published) else None
-        return _instant(wh.sql(f"SELECT max({_identifier(self.column)}) FROM {table}").fetchall()[0][0])
+        return _instant(wh.sql(f"SELECT max({identifier(self.column)}) FROM {table}").fetchall()[0][0])
 
 # %% ../../nbs/library/data/29_contract_rules.ipynb #858196ee
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _instant(value: object) -> datetime | None:
     """A time, a date or a text in ISO form as an instant."""
     if isinstance(value, str):
@@ -144,7 +140,7 @@ class References:
     def measure(self, wh: Warehouse, table: str, rows: int) -> Finding:
         """The rows that refer to nothing, with some of what they name."""
         mine, _ = self._columns()
-        named = f"concat_ws('-', {', '.join(map(_identifier, mine))})"
+        named = f"concat_ws('-', {', '.join(map(identifier, mine))})"
         query = f"SELECT count(*), (list(DISTINCT {named} ORDER BY {named}))[:5] FROM ({self.rows_query(table)})"
         failing, examples = wh.sql(query).fetchall()[0]
         return Finding(failing, ", ".join(examples or []))
@@ -152,8 +148,8 @@ class References:
     def rows_query(self, table: str) -> str:
         """A query of the rows that refer to nothing."""
         mine, its = self._columns()
-        same = " AND ".join(f"its.{_identifier(b)} = mine.{_identifier(a)}" for a, b in zip(mine, its, strict=True))
-        there = " AND ".join(f"mine.{_identifier(name)} IS NOT NULL" for name in mine)
+        same = " AND ".join(f"its.{identifier(b)} = mine.{identifier(a)}" for a, b in zip(mine, its, strict=True))
+        there = " AND ".join(f"mine.{identifier(name)} IS NOT NULL" for name in mine)
         other = check_table_name(self.table)
         return f"SELECT * FROM {check_table_name(table)} AS mine WHERE {there} AND NOT EXISTS (FROM {other} AS its WHERE {same})"
 

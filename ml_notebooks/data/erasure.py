@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['SubjectData', 'export', 'Erasure', 'erase']
 
-# %% ../../nbs/library/data/39_erasure.ipynb #f8dec3a9
+# %% ../../nbs/library/data/39_erasure.ipynb #a73a1679
 import hashlib
 import hmac
 import json
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from .audit import record
-from .catalog import catalog_file, is_remote, quote, table_files, table_folder
+from .catalog import catalog_file, identifier, is_remote, quote, table_files, table_folder
+from .inspection import table_versions
 from .messages import explain_write
 from .inspection import table_versions
 from .traces import Trace, find_traces, parquet_rows
@@ -66,12 +67,8 @@ def _tables(wh: Warehouse, key: str, also: Mapping[str, str]) -> list[_Table]:
     return found
 
 # %% ../../nbs/library/data/39_erasure.ipynb #90ae5e6d
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _is_hers(columns: Iterable[str]) -> str:
-    return " OR ".join(f"{_identifier(column)}::VARCHAR = $value" for column in columns)
+    return " OR ".join(f"{identifier(column)}::VARCHAR = $value" for column in columns)
 
 
 def _columns_now(wh: Warehouse, table: str) -> list[str]:
@@ -100,10 +97,13 @@ class SubjectData:
 
         return pd.DataFrame([(name, len(rows), len(rows.columns)) for name, rows in self.tables.items()], columns=["table", "rows", "columns"])
 
+    def to_dict(self) -> dict[str, Any]:
+        """The rows by table, as plain values."""
+        return {name: json.loads(frame.to_json(orient="records", date_format="iso")) for name, frame in self.tables.items()}
+
     def save(self, path: Path) -> None:
         """Write the rows as JSON, for the person herself."""
-        rows = {name: json.loads(frame.to_json(orient="records", date_format="iso")) for name, frame in self.tables.items()}
-        path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
+        path.write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=1), encoding="utf-8")
 
     def __repr__(self) -> str:
         rows = sum(map(len, self.tables.values()))
@@ -150,7 +150,7 @@ def _own_texts(wh: Warehouse, tables: list[_Table], rows: list[dict[str, Any]], 
     for name, columns in _now(wh, tables):
         there = set(_columns_now(wh, name))
         for column, text in texts:
-            query = f"SELECT 1 FROM lake.{name} WHERE {_identifier(column)}::VARCHAR = $text AND NOT coalesce({_is_hers(columns)}, false) LIMIT 1"
+            query = f"SELECT 1 FROM lake.{name} WHERE {identifier(column)}::VARCHAR = $text AND NOT coalesce({_is_hers(columns)}, false) LIMIT 1"
             if column in there and wh._connection.execute(query, {"text": text, "value": str(value)}).fetchall():
                 shared.add(text)
     return [text for text in dict.fromkeys(text for _, text in texts) if text not in shared]
@@ -334,7 +334,7 @@ def _vacuum(wh: Warehouse) -> None:
         reason = ended.stderr.strip().splitlines()[-1:] or ["A reader holds its log."]
         raise WarehouseUnavailable(file.name, f"The rows are deleted, but it could not be written anew: {reason[0]}")
 
-# %% ../../nbs/library/data/39_erasure.ipynb #a253ccf1
+# %% ../../nbs/library/data/39_erasure.ipynb #8d84b9ff
 def erase(
     wh: Warehouse,
     subject_key: str,  # for example `customer_id`
@@ -350,19 +350,24 @@ def erase(
         raise ReadOnlyWarehouse(subject_key) if wh.read_only else BadData(subject_key, "Erasing cannot be part of a transaction.", "Erase after it has committed.")
     tables = _tables(wh, subject_key, also or {})
     deleted = _delete(wh, tables, value)
-    with turn(wh.workspace):
-        try:
-            shown, rows = _history(wh, tables, value)
-            _rewrite(wh, tables)
-            snapshots = [number for (number,) in wh._connection.execute("SELECT snapshot_id FROM lake.snapshots()").fetchall()]
-            for table in tables:
-                shown |= _holding(wh, table, value, snapshots)
-            _carry_over(wh, shown)
-            files = _expire(wh, shown)
-            _forget(wh, tables, rows)
-        except duckdb.Error as error:
-            raise explain_write(error, wh.workspace, "the erasure") from error
+    with turn(wh.workspace), _explained(wh):
+        shown, rows = _history(wh, tables, value)
+        _rewrite(wh, tables)
+        snapshots = [number for (number,) in wh._connection.execute("SELECT snapshot_id FROM lake.snapshots()").fetchall()]
+        for table in tables:
+            shown |= _holding(wh, table, value, snapshots)
+        _carry_over(wh, shown)
+        files = _expire(wh, shown)
+        _forget(wh, tables, rows)
         _vacuum(wh)
     texts = [*_own_texts(wh, tables, rows, value), *([str(value)] if len(str(value)) >= 6 else [])]
     record(wh.workspace, "erase", deleted, rows=sum(deleted.values()), snapshots=len(shown), **_about(wh, subject_key, value))
     return Erasure(subject_key, deleted, tuple(sorted(shown)), files, len(texts), tuple(find_traces(wh, texts)))
+
+
+@contextmanager
+def _explained(wh: Warehouse) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise explain_write(error, wh.workspace, "the erasure") from error

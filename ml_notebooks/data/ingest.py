@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import duckdb
 
-from .catalog import check_table_name, quote
+from .catalog import check_table_name, identifier, quote, same_keys
 from .files import digest, read_file
-from .intake import Intake, common_type, identifier, table_columns, take_in_arrow
+from .intake import Intake, common_type, table_columns, take_in_arrow
 from .messages import explain_write
 from .progress import progress
 from .readers.delimited import plausible
@@ -181,10 +181,6 @@ def _aligned(intake: Intake, columns: dict[str, str]) -> str:
     return f"temp.{intake.view}"
 
 # %% ../../nbs/library/data/21_ingest.ipynb #09dca630
-def _same(keys: Iterable[str]) -> str:
-    return " AND ".join(f"old.{identifier(key)} IS NOT DISTINCT FROM new.{identifier(key)}" for key in keys)
-
-
 def _merge(intake: Intake, plan: Plan, rows: str, exists: bool) -> tuple[int, int, int]:  # inserted, updated, deleted
     wh, table = intake.wh, f"lake.{plan.table}"
     if not exists:
@@ -192,10 +188,10 @@ def _merge(intake: Intake, plan: Plan, rows: str, exists: bool) -> tuple[int, in
         wh.upsert(plan.table, Staged(rows), list(plan.keys))
         return inserted, 0, 0
     met, changed = f"{intake.rows}_met", f"{intake.rows}_changed"
-    intake.execute(f"CREATE OR REPLACE TEMP TABLE {met} AS SELECT old.* FROM {table} AS old SEMI JOIN {rows} AS new ON {_same(plan.keys)}")
+    intake.execute(f"CREATE OR REPLACE TEMP TABLE {met} AS SELECT old.* FROM {table} AS old SEMI JOIN {rows} AS new ON {same_keys(plan.keys)}")
     intake.execute(f"CREATE OR REPLACE TEMP TABLE {changed} AS SELECT * FROM {rows} EXCEPT ALL SELECT * FROM {met}")
     count = intake.execute(f"SELECT count(*) FROM {changed}")[0][0]
-    inserted = intake.execute(f"SELECT count(*) FROM {changed} AS new ANTI JOIN {met} AS old ON {_same(plan.keys)}")[0][0]
+    inserted = intake.execute(f"SELECT count(*) FROM {changed} AS new ANTI JOIN {met} AS old ON {same_keys(plan.keys)}")[0][0]
     if count:
         wh.upsert(plan.table, Staged(changed), list(plan.keys))
     deleted = _delete(intake, plan, rows) if plan.delete else 0
@@ -204,7 +200,7 @@ def _merge(intake: Intake, plan: Plan, rows: str, exists: bool) -> tuple[int, in
 
 
 def _delete(intake: Intake, plan: Plan, rows: str) -> int:
-    gone = f"NOT EXISTS (FROM {rows} AS new WHERE {_same(plan.keys)})"
+    gone = f"NOT EXISTS (FROM {rows} AS new WHERE {same_keys(plan.keys)})"
     count = int(intake.execute(f"SELECT count(*) FROM lake.{plan.table} AS old WHERE {gone}")[0][0])
     if count:
         check_write(plan.table)

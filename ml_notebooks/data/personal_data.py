@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .catalog import check_table_name, quote
+from .catalog import check_table_name, identifier, quote
 from .recognisers import BIRTH_DATE, COORDINATES, LATITUDE, LONGITUDE, OTHER_NAMES, RECOGNISERS, SPECIFIC_NAMES, Recogniser, snake_case
 from .warehouse import Warehouse
 
@@ -73,16 +73,12 @@ _DECIMALS = re.compile(r"DOUBLE|FLOAT|DECIMAL")
 _DATES = re.compile(r"DATE|TIMESTAMP")
 
 
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _draw(wh: Warehouse, table: str, sample: int | None, seed: int) -> dict[str, str]:
     """Make the temporary table `sampled` and tell its columns with their types."""
     drawn = f" USING SAMPLE reservoir({int(sample)} ROWS) REPEATABLE ({int(seed)})" if sample else ""
     relation = wh.sql(f"FROM {check_table_name(table)}{drawn}")
     types = {name: str(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}
-    texts = [f"{_identifier(name)}::VARCHAR AS {_identifier(name)}" for name, kind in types.items() if kind != "BLOB"]
+    texts = [f"{identifier(name)}::VARCHAR AS {identifier(name)}" for name, kind in types.items() if kind != "BLOB"]
     relation.query("drawn", f"CREATE OR REPLACE TEMP TABLE sampled AS SELECT {', '.join(texts) or '1'} FROM drawn")
     wh._connection.execute("DROP VIEW IF EXISTS temp.drawn")
     return types
@@ -92,23 +88,23 @@ _STRICT = "|".join(f"(?:{recogniser.pattern})" for recogniser in RECOGNISERS if 
 
 
 def _holds(recogniser: Recogniser, column: str) -> str:
-    condition = f"regexp_matches({_identifier(column)}, {quote(recogniser.pattern)})"
+    condition = f"regexp_matches({identifier(column)}, {quote(recogniser.pattern)})"
     if recogniser.kind == "phone":
-        condition += f" AND NOT regexp_matches({_identifier(column)}, {quote(_STRICT)})"
-    return f"CASE WHEN contains({_identifier(column)}, {quote(recogniser.needs)}) THEN {condition} ELSE false END" if recogniser.needs else condition
+        condition += f" AND NOT regexp_matches({identifier(column)}, {quote(_STRICT)})"
+    return f"CASE WHEN contains({identifier(column)}, {quote(recogniser.needs)}) THEN {condition} ELSE false END" if recogniser.needs else condition
 
 
 def _count(wh: Warehouse, asked: list[tuple[str, str]]) -> list[int]:
     """For every (column, condition), the values of the sample that meet it; a condition that is empty counts all."""
     if not asked:
         return []
-    counts = [f"count({_identifier(column)}) FILTER ({condition or 'true'})" for column, condition in asked]
+    counts = [f"count({identifier(column)}) FILTER ({condition or 'true'})" for column, condition in asked]
     return list(wh._connection.execute(f"SELECT {', '.join(counts)} FROM temp.sampled").fetchall()[0])
 
 # %% ../../nbs/library/data/36_personal_data.ipynb #a8f67160
 def _candidates(wh: Warehouse, recogniser: Recogniser, column: str, condition: str, limit: int = 400) -> list[str]:
     """Different candidates in the values that meet a condition, in an order of chance that is always the same."""
-    name, pattern = _identifier(column), quote(recogniser.pattern)
+    name, pattern = identifier(column), quote(recogniser.pattern)
     found = f"SELECT DISTINCT coalesce(nullif(regexp_extract({name}, {pattern}), ''), {name}) AS found FROM temp.sampled WHERE {condition}"
     return [text for (text,) in wh._connection.execute(f"SELECT found FROM ({found}) ORDER BY md5(found) LIMIT {limit}").fetchall()]
 
@@ -143,7 +139,7 @@ def _wanted(wh: Warehouse, columns: list[str]) -> dict[str, list[Recogniser]]:
     """The recognisers that are worth holding against each column."""
     if not columns:
         return {}
-    asked = ", ".join(f"coalesce(max(length({name})), 0), coalesce(bool_and(regexp_full_match({name}, '-?[0-9]+')), false)" for name in map(_identifier, columns))
+    asked = ", ".join(f"coalesce(max(length({name})), 0), coalesce(bool_and(regexp_full_match({name}, '-?[0-9]+')), false)" for name in map(identifier, columns))
     found = wh._connection.execute(f"SELECT {asked} FROM temp.sampled").fetchall()[0]
     digits = [recogniser for recogniser in RECOGNISERS if recogniser.kind in ("payment card", "national number", "phone", "postal address")]
     wanted = {}
@@ -158,7 +154,7 @@ def _texts(wh: Warehouse, columns: list[str]) -> list[Finding]:
     pairs = [(column, recogniser) for column, kinds in _wanted(wh, columns).items() for recogniser in kinds]
     filled = dict(zip(columns, _count(wh, [(column, "") for column in columns]), strict=True))
     hits = _count(wh, [(column, _holds(recogniser, column)) for column, recogniser in pairs])
-    loosely = [(column, f"regexp_matches({_identifier(column)}, {quote(r.loose)})" if r.loose and r.named(column) else "false") for column, r in pairs]
+    loosely = [(column, f"regexp_matches({identifier(column)}, {quote(r.loose)})" if r.loose and r.named(column) else "false") for column, r in pairs]
     findings = []
     for (column, recogniser), hit, loose in zip(pairs, hits, _count(wh, loosely), strict=True):
         if not (hit or loose):
@@ -167,7 +163,7 @@ def _texts(wh: Warehouse, columns: list[str]) -> list[Finding]:
         found = _candidates(wh, recogniser, column, _holds(recogniser, column)) if hit else []
         valid = recogniser.valid(found) if share >= recogniser.share or recogniser.named(column) else 0.0
         confidence, why = _judge(recogniser, column, share, valid, hit, loose / filled[column])
-        shown = found or _candidates(wh, recogniser, column, f"{_identifier(column)} IS NOT NULL", 3)
+        shown = found or _candidates(wh, recogniser, column, f"{identifier(column)} IS NOT NULL", 3)
         findings.append(Finding(column, recogniser.kind, confidence, max(share * valid, 0 if valid else loose / filled[column]), why, tuple(map(mask, shown[:3]))))
     return findings
 
@@ -182,9 +178,9 @@ def _positions(wh: Warehouse, columns: list[str], decimals: set[str]) -> list[Fi
     """Geolocations among the columns, in their order."""
     asked = []
     for column in columns:
-        number = f"try_cast({_identifier(column)} AS DOUBLE)"
-        fine = f"regexp_matches({_identifier(column)}, '^-?\\d{{1,3}}\\.\\d{{4,8}}$')"
-        asked += [(column, condition) for condition in ("", f"abs({number}) <= 90", f"abs({number}) <= 180", fine, f"abs({number}) > 10", f"regexp_matches({_identifier(column)}, {quote(COORDINATES.pattern)})")]
+        number = f"try_cast({identifier(column)} AS DOUBLE)"
+        fine = f"regexp_matches({identifier(column)}, '^-?\\d{{1,3}}\\.\\d{{4,8}}$')"
+        asked += [(column, condition) for condition in ("", f"abs({number}) <= 90", f"abs({number}) <= 180", fine, f"abs({number}) > 10", f"regexp_matches({identifier(column)}, {quote(COORDINATES.pattern)})")]
     counts = _count(wh, asked)
     about = {column: [count / max(counts[6 * place], 1) for count in counts[6 * place : 6 * place + 6]] for place, column in enumerate(columns)}
     found: dict[str, float] = {}
@@ -204,7 +200,7 @@ _WHY = {0.9: "the column's name and range", 0.7: "range and decimals of two neig
 
 
 def _shown(wh: Warehouse, column: str) -> tuple[str, ...]:
-    return tuple(map(mask, _candidates(wh, COORDINATES, column, f"{_identifier(column)} IS NOT NULL", 3)))
+    return tuple(map(mask, _candidates(wh, COORDINATES, column, f"{identifier(column)} IS NOT NULL", 3)))
 
 # %% ../../nbs/library/data/36_personal_data.ipynb #b41ac295
 _AGES = """
@@ -218,9 +214,9 @@ def _births(wh: Warehouse, columns: list[str]) -> list[Finding]:
     """Birth dates among columns of dates and texts."""
     findings = []
     form = quote(BIRTH_DATE.pattern)
-    filled = _count(wh, [(column, condition) for column in columns for condition in ("", f"regexp_matches({_identifier(column)}, {form})")])
+    filled = _count(wh, [(column, condition) for column in columns for condition in ("", f"regexp_matches({identifier(column)}, {form})")])
     for column in (column for column, all_of, dated in zip(columns, filled[::2], filled[1::2], strict=True) if dated > 0.8 * all_of):
-        spread, middle, youngest, dates, values = wh._connection.execute(_AGES.format(name=_identifier(column))).fetchall()[0]
+        spread, middle, youngest, dates, values = wh._connection.execute(_AGES.format(name=identifier(column))).fetchall()[0]
         told = BIRTH_DATE.named(column)
         if dates < 0.8 * max(values, 1) or youngest < 0 or not (told or (spread > 35 and 18 < middle < 80 and youngest < 60)):
             continue

@@ -15,6 +15,7 @@ from typing import Any
 
 import duckdb
 
+from .catalog import is_table_name
 from ..errors import BadQuery
 
 # %% ../../nbs/library/data/06_queries.ipynb #53a1bcac
@@ -48,7 +49,6 @@ _FROM_NOTHING = {"range", "generate_series", "unnest", "repeat", "repeat_row", "
 _FILE_READERS = {"glob", "parquet_scan", "sniff_csv"} | {f"read_{kind}" for kind in ("blob", "csv", "csv_auto", "json", "json_auto", "ndjson", "parquet", "text")}
 _CATALOGUES = {"information_schema", "pg_catalog"}
 _PASSING = {"temp", "main"}  # schemas of tables that end with the connection
-_TABLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
@@ -72,7 +72,7 @@ def what_is_read(connection: duckdb.DuckDBPyConnection, query: str) -> Reading:
     cursor = connection.cursor()  # so that a result that is being fetched stays as it is
     names: set[str] = set()
     with suppress(duckdb.Error):
-        names = {name for name in cursor.get_table_names(query, qualified=True) if _TABLE.fullmatch(name)}
+        names = {name for name in cursor.get_table_names(query, qualified=True) if is_table_name(name)}
     tree = json.loads(cursor.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0][0])
     found = {part for node in _nodes(tree) for part in _parts(node)}
     found |= {("tables", name) for name in names if name.partition(".")[0] not in _CATALOGUES | _PASSING}

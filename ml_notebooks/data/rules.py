@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 from zoneinfo import ZoneInfo, available_timezones
 
-from .catalog import quote
-from .columns import identifier, kind_of
+from .catalog import identifier, quote
+from .columns import kind_of
 from ..errors import BadRecipe, did_you_mean
 
 # %% ../../nbs/library/data/26_rules.ipynb #a7168613

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Since', 'Counter', 'Loading', 'Source', 'FileFormat', 'LocalFile', 'FileSource', 'sources', 'find_source',
-           'package_file', 'csv_query']
+           'options_from_text', 'package_file', 'csv_query']
 
 # %% ../../nbs/library/data/15_sources.ipynb #5e721e62
 import importlib
@@ -12,14 +12,15 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, get_type_hints, runtime_checkable
 
 from .catalog import quote
-from ..errors import BadSource, MissingCredential, MissingExtra, UnknownSource
+from ..errors import BadSource, MissingCredential, MissingExtra, UnknownSource, did_you_mean
 from ..workspace import Workspace, find_workspace
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def find_source(
 ) -> Source | FileSource:
     """The source for an address.
 
-    Raises `UnknownSource`, and `BadSource` for something that is none.
+    Raises `UnknownSource`, and `BadSource` for something that is none, or that takes no such option.
     """
     if isinstance(address, Path):
         address = str(address)
@@ -132,12 +133,49 @@ def find_source(
         if isinstance(address, Source | FileSource):
             return address
         raise BadSource(repr(address)[:80], f"It is a {type(address).__name__}.", "Give a path, an address, or an object with a method `batches`.")
+    kind = _class_for(address)
+    _check_options(address, kind, options)
+    found: Source | FileSource = kind(address, **options)
+    return found
+
+
+def _class_for(address: str) -> Any:
     scheme = address.partition("://")[0].partition("+")[0] if "://" in address else "file"
     if scheme not in sources():
         raise UnknownSource(address, sources())
     module, _, name = sources()[scheme].partition(":")
-    found: Source | FileSource = getattr(importlib.import_module(module), name)(address, **options)
-    return found
+    return getattr(importlib.import_module(module), name)
+
+
+def _check_options(address: str, kind: Any, options: Mapping[str, Any]) -> None:
+    _, *known = signature(kind).parameters.values()
+    names = [one.name for one in known if one.kind != one.VAR_KEYWORD]
+    wrong = [name for name in options if name not in names]
+    if wrong and len(names) == len(known):
+        raise BadSource(address, f"It takes no `{wrong[0]}`. {did_you_mean(wrong[0], names)}".strip(), f"It takes {', '.join(names)}.")
+
+# %% ../../nbs/library/data/15_sources.ipynb #c2b7a08d
+def options_from_text(
+    address: str,
+    texts: Mapping[str, str],  # for example `{"missing": "NA", "types.zip": "VARCHAR"}`
+) -> dict[str, Any]:
+    """The options that `find_source` takes for an address, from texts. Raises `UnknownSource` and `BadSource`."""
+    from pydantic import TypeAdapter, ValidationError
+
+    options: dict[str, Any] = {}
+    for name, text in texts.items():
+        head, dot, part = name.partition(".")
+        held = options.get(head)
+        options[head] = {**(held if isinstance(held, dict) else {}), part: text} if dot else text
+    kind = _class_for(address)
+    _check_options(address, kind, options)
+    types = get_type_hints(kind if isinstance(kind, type) and is_dataclass(kind) else kind.__init__)
+    for name, given in options.items():
+        try:
+            options[name] = TypeAdapter(types.get(name, Any)).validate_python(given)
+        except ValidationError as error:
+            raise BadSource(address, f"`{name}` cannot be `{given}`: {error.errors()[0]['msg']}.") from error
+    return options
 
 # %% ../../nbs/library/data/15_sources.ipynb #2ebb95b9
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Any
 
 import duckdb
 
-from .catalog import quote, table_files
+from .catalog import identifier, quote, table_files
 from .personal_data import mask
 from .warehouse import Warehouse
 
@@ -97,7 +97,7 @@ def _in_parquet(connection: duckdb.DuckDBPyConnection, file: str, key: str | Non
         columns = connection.execute(f"DESCRIBE FROM {rows}").fetchall()
     except duckdb.Error:  # encrypted, or no Parquet after all
         return
-    held = [f"coalesce(contains({_identifier(name)}::VARCHAR, $1), false)" for name, kind, *_ in columns if not _is_plain(kind)]
+    held = [f"coalesce(contains({identifier(name)}::VARCHAR, $1), false)" for name, kind, *_ in columns if not _is_plain(kind)]
     if not held:
         return
     for text in texts:
@@ -108,10 +108,6 @@ def _in_parquet(connection: duckdb.DuckDBPyConnection, file: str, key: str | Non
 
 def _is_plain(kind: str) -> bool:
     return kind.startswith(("BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT", "U", "DOUBLE", "FLOAT", "DECIMAL", "BOOLEAN", "DATE", "TIME")) and "[" not in kind
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 # %% ../../nbs/library/data/38_traces.ipynb #4ce68e34
 _KEPT = """

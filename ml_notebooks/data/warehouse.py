@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import date
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import duckdb
 
 from .audit import record, record_read
-from .catalog import catalog_file, catalog_name, check_table_name, is_remote, quote
+from .catalog import catalog_file, catalog_name, check_table_name, identifier, is_remote, quote, same_keys
 from .connection import connect, turn
 from .inspection import Layout, snapshot_frame, table_frame, table_layout, table_names, table_versions
 from .messages import explain_query, explain_write
@@ -40,6 +40,7 @@ from ..workspace import Workspace, find_workspace
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ml_notebooks.data.history import TableDiff
     from ml_notebooks.data.ingest import Ingested
     from ml_notebooks.data.notes import Description
 
@@ -154,6 +155,20 @@ class Warehouse:
 
         return describe(self, table)
 
+    def diff(
+        self, table: str, a: int | date | str, b: int | date | str | None = None, key: str | Sequence[str] = (), limit: int = 20
+    ) -> "TableDiff":
+        """How a table differs between two points in time, the second by default now (see *History*)."""
+        from ml_notebooks.data.history import diff
+
+        return diff(self, table, a, b, key, limit)
+
+    def restore(self, table: str, when: int | date | str, message: str = "") -> int:
+        """Make a table what it was and return the new snapshot (see *History*)."""
+        from ml_notebooks.data.history import restore
+
+        return restore(self, table, when, message)
+
     @contextmanager
     def transaction(self, message: str = "") -> Iterator["Warehouse"]:
         """Several writes as one: all of them are seen, or none."""
@@ -212,10 +227,6 @@ def _stage(wh: Warehouse, table: str, data: Data) -> str:
         raise explain_write(error, wh.workspace, table) from error
 
 # %% ../../nbs/library/data/10_warehouse.ipynb #86cc4c29
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _load(connection: duckdb.DuckDBPyConnection, table: str, staged: str, mode: Mode, keys: tuple[str, ...]) -> None:
     schema = table.partition(".")[0]
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS lake.{schema}")
@@ -224,8 +235,7 @@ def _load(connection: duckdb.DuckDBPyConnection, table: str, staged: str, mode: 
         return
     connection.execute(f"CREATE TABLE IF NOT EXISTS lake.{table} AS FROM {staged} LIMIT 0")
     if mode == "upsert":
-        same = " AND ".join(f"old.{key} IS NOT DISTINCT FROM new.{key}" for key in map(_identifier, keys))
-        connection.execute(f"DELETE FROM lake.{table} AS old USING {staged} AS new WHERE {same}")
+        connection.execute(f"DELETE FROM lake.{table} AS old USING {staged} AS new WHERE {same_keys(keys)}")
     connection.execute(f"INSERT INTO lake.{table} BY NAME FROM {staged}")
 
 
@@ -245,7 +255,7 @@ def _replace(connection: duckdb.DuckDBPyConnection, table: str, staged: str) -> 
 def _check_keys(wh: Warehouse, table: str, staged: str, keys: tuple[str, ...]) -> None:
     if not keys:
         raise BadData(table, "`upsert` was given no key.", "Name the columns that tell rows apart.")
-    names = ", ".join(map(_identifier, keys))
+    names = ", ".join(map(identifier, keys))
     query = f"SELECT count(*) FROM (SELECT {names} FROM {staged} GROUP BY {names} HAVING count(*) > 1)"
     try:
         twice = wh._connection.execute(query).fetchall()[0][0]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ClickHouse', 'Told', 'asked', 'readable']
 
-# %% ../../../nbs/library/data/plugins/04_clickhouse.ipynb #7e57486c
+# %% ../../../nbs/library/data/plugins/04_clickhouse.ipynb #c64746b7
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ..intake import identifier
+from ..catalog import identifier
 from ..sources import Loading, Since
 from ...errors import BadSource, MissingExtra, SourceUnavailable
 from ...logs import redact

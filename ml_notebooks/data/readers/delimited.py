@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['header', 'Dialect', 'sniff', 'chosen_types', 'declared_types', 'plausible', 'with_partitions', 'read']
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #3be76f94
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #ef39e8c7
 import csv
 import re
 import sys
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import duckdb
 
-from ..catalog import quote
+from ..catalog import identifier, quote
 from ..files import LINE, bounded_lines, count_lines
-from ..intake import TEXT, Intake, common_type, identifier, reject, take_in
+from ..intake import TEXT, Intake, common_type, reject, take_in
 from ..sources import Loading, LocalFile
 from ...errors import BadSource, RowsLost
 

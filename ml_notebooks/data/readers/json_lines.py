@@ -13,9 +13,9 @@ from typing import Any
 
 import duckdb
 
-from ..catalog import quote
+from ..catalog import identifier, quote
 from ..files import LINE, bounded_lines
-from ..intake import TEXT, Intake, common_type, identifier, reject, take_in
+from ..intake import TEXT, Intake, common_type, reject, take_in
 from .delimited import chosen_types, declared_types, plausible, with_partitions
 from ..sources import Loading, LocalFile
 from ...errors import BadSource, RowsLost
