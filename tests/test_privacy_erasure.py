@@ -102,7 +102,7 @@ def test_every_table_keeps_a_version_that_shows_it(either):
     assert last in erase(wh, "customer", 4711).snapshots
     assert sorted(wh.versions()) == wh.names() == sorted(wh.tables()["table"]) and wh.version("raw.other") > last
     assert [len(wh.at(wh.version(name)).table(name)) for name in ("raw.other", "raw.people")] == [2, 5]
-    assert wh.version("raw.people") == wh.version("raw.other") and verify_audit(wh).raise_if_broken()
+    assert verify_audit(wh).raise_if_broken()
 
 
 def test_from_renamed_partitioned_and_differently_named_tables(wh):

@@ -205,6 +205,13 @@ def test_a_warehouse_that_stood_at_an_expired_snapshot_says_so(wh):
         wh.at(first)
 
 
+def test_rows_in_the_catalogue_are_moved_only_while_nobody_else_is_there(wh):
+    wh.append("raw.t", "SELECT 1 AS n")
+    with open_warehouse(wh.workspace, read_only=True) as reader:
+        assert maintain(wh).steps.empty and parquet(wh) == [] and len(reader.table("raw.t")) == 1
+    assert maintain(wh).steps["step"].tolist() == ["flush"] and len(parquet(wh)) == 1
+
+
 def test_a_dry_run_changes_nothing(wh):
     for _ in range(4):
         wh.publish("raw.t", "SELECT range AS n FROM range(3000)")

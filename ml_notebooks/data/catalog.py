@@ -120,7 +120,7 @@ def disk_folders(workspace: Workspace) -> list[Path]:
 def kept_files(workspace: Workspace) -> list[Path]:
     """The files and folders of this machine that the warehouse consists of, and those that its connections use."""
     settings, file = workspace.settings.warehouse, catalog_file(workspace)
-    files = [] if file is None else [file.with_name(file.name + end) for end in ("", "-wal", "-shm", "-journal")]
+    files = [] if file is None else [file.with_name(file.name + end) for end in ("", "-wal", "-shm", "-journal", "-open")]
     tables = [] if is_remote(settings) else [workspace.path(settings.data_path)]
     beside = [workspace.path(workspace.settings.workspace.data) / name for name in ("spill", "warehouse.lock")]
     audit = workspace.path(workspace.settings.privacy.audit)

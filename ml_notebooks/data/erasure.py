@@ -238,7 +238,6 @@ def _delete(wh: Warehouse, tables: list[_Table], value: object) -> dict[str, int
 def _rewrite(wh: Warehouse, tables: list[_Table]) -> None:
     for name, _ in _now(wh, tables):
         schema, _, table = name.partition(".")
-        wh._connection.execute(f"CALL ducklake_flush_inlined_data('lake', schema_name => {quote(schema)}, table_name => {quote(table)})")
         wh._connection.execute(f"CALL ducklake_rewrite_data_files('lake', {quote(table)}, schema => {quote(schema)}, delete_threshold => 0)")
 
 

@@ -92,7 +92,23 @@ def _share(file: Path, byte: int) -> int:
             break
     return descriptor
 
-# %% ../../nbs/library/data/01_lock.ipynb #6bc88764
+# %% ../../nbs/library/data/01_lock.ipynb #3b6ee33a
+def _enter(catalog: Path) -> int | None:
+    """A descriptor of the file beside a catalogue, locked together with all who have the catalogue open; None where that cannot be."""
+    import fcntl
+
+    with suppress(OSError):
+        descriptor = os.open(f"{catalog}-open", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        for _ in range(6000):  # half a minute, where a second is to be expected
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.005)
+        return descriptor
+    return None
+
+# %% ../../nbs/library/data/01_lock.ipynb #b196f39d
 class Presence:
     """A foot in the door of a SQLite catalogue. Enter before it is opened, `settle` after, `leave` once it is closed."""
 
@@ -106,6 +122,7 @@ class Presence:
             self.peers = self._held.setdefault((status.st_dev, status.st_ino), [])
             self.peers.append(self)
             self.descriptors += [_share(catalog, _PENDING_BYTE)] if sys.platform == "linux" else []
+        self.door = _enter(catalog) if sys.platform == "linux" else None
 
     def settle(self) -> None:
         """Hold the index of the log too: it is there once the catalogue has been opened."""
@@ -118,8 +135,26 @@ class Presence:
             if self not in self.peers:
                 return
             self.peers.remove(self)
+            if self.door is not None:
+                os.close(self.door)
             if self.peers:
                 self.peers[0].descriptors += self.descriptors
             else:
                 for descriptor in self.descriptors:
                     os.close(descriptor)
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether nobody else, here or in another process, has the catalogue open; if so, whoever comes waits until the block ends."""
+        import fcntl
+
+        found = False
+        if self.door is not None:
+            with suppress(BlockingIOError):
+                fcntl.flock(self.door, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found = True
+        try:
+            yield found
+        finally:
+            if self.door is not None:
+                fcntl.flock(self.door, fcntl.LOCK_SH)

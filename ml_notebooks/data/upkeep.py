@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['layout', 'set_layout', 'expirable', 'Upkeep', 'maintain']
 
-# %% ../../nbs/library/data/12_upkeep.ipynb #e9bb81bb
+# %% ../../nbs/library/data/12_upkeep.ipynb #2ceb41a1
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -94,7 +95,7 @@ class Upkeep:
     def _repr_html_(self) -> str:
         return f"<p><b>{self!r}</b></p>" + self.steps.to_html(index=False, border=0)
 
-# %% ../../nbs/library/data/12_upkeep.ipynb #91b8062f
+# %% ../../nbs/library/data/12_upkeep.ipynb #645cbf17
 def maintain(
     wh: Warehouse,
     policy: UpkeepSettings | None = None,  # default: the section [upkeep] of the settings
@@ -106,7 +107,8 @@ def maintain(
     lines: list[list[object]] = []
     if not dry_run:
         for step, call, words in _COMPACTION:
-            lines += [[step, f"{row[0]}.{row[1]}", words.format(*row[2:]), int(row[2])] for row in _call(wh, step, call)]
+            with _alone(wh) if step == "flush" else nullcontext(True) as may:
+                lines += [[step, f"{row[0]}.{row[1]}", words.format(*row[2:]), int(row[2])] for row in (_call(wh, step, call) if may else [])]
     snapshots = expirable(wh, policy, now)
     if snapshots and not dry_run:
         _call(wh, "expire", f"ducklake_expire_snapshots('lake', versions => {snapshots})")
@@ -117,12 +119,17 @@ def maintain(
         lines += [["delete", "", words, len(files)]] if files else []
     return Upkeep(pd.DataFrame(lines, columns=["step", "table", "done", "count"]), dry_run)
 
-# %% ../../nbs/library/data/12_upkeep.ipynb #dcea8807
+# %% ../../nbs/library/data/12_upkeep.ipynb #7f529cae
 _COMPACTION = (
     ("flush", "ducklake_flush_inlined_data('lake')", "{} rows written to files"),
     ("rewrite", f"ducklake_rewrite_data_files('lake', delete_threshold => {_REWRITE})", "{} files into {}"),
     ("merge", "ducklake_merge_adjacent_files('lake')", "{} files into {}"),
 )
+
+
+def _alone(wh: Warehouse) -> AbstractContextManager[bool]:
+    """Whether nobody else has the warehouse open; never known of a catalogue on a server."""
+    return wh._presence.alone() if wh._presence else nullcontext(False)
 
 
 def _call(wh: Warehouse, step: str, call: str) -> list[tuple[Any, ...]]:
