@@ -85,7 +85,7 @@ def merge_by_pandas(root: Path) -> str:
     """The merge, of a Parquet file into a Parquet file."""
     import pandas as pd
 
-    held, new = pd.read_parquet(root / "large.parquet"), pd.read_csv(root / "merged.csv")
+    held, new = pd.read_parquet(root / "large.parquet"), pd.read_csv(root / "merged.csv", engine="pyarrow")
     kept = pd.concat([held[~held["id"].isin(new["id"])], new], ignore_index=True)
     kept.to_parquet(root / "merged.parquet", index=False)
     return f"{len(kept):,} rows"

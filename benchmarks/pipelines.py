@@ -145,30 +145,39 @@ def pages(folder, repeats):
 
 
 def overhead(folder, repeats):
-    """What the runner adds to a step beyond its cells, in a pipeline of ten steps: within the step, and of the whole run."""
-    steps = folder / "nbs" / "pipelines" / "ten"
-    steps.mkdir(parents=True)
+    """What the runner adds to a step beyond its cells: within the step, and of the whole run, from pipelines of two lengths."""
+    short, long = 10, 30
     (folder / "settings.ini").write_text("[workspace]\nname = bench\n")
-    names = [f"step_{number}" for number in range(10)]
+    for count in (short, long):
+        write_pipeline(folder, count)
+    beyond(folder, short, 1)  # starts the warm parent
+    print("\n| beyond its cells | within a step, median s | a further step of a run s | a run besides s |\n|---|---|---|---|")
+    for jobs in (1, 2):
+        runs = [(beyond(folder, short, jobs), beyond(folder, long, jobs)) for _ in range(repeats)]
+        within = statistics.median(each for pair in runs for steps, _ in pair for each in steps)
+        further = statistics.median((more - few) / (long - short) for (_, few), (_, more) in runs)
+        besides = statistics.median(few for (_, few), _ in runs) - short * further
+        print(f"| {jobs} at a time | {within:.3f} | {further:.3f} | {besides:.2f} |")
+
+
+def write_pipeline(folder, count):
+    """A pipeline of so many steps, none of which needs another."""
+    steps = folder / "nbs" / "pipelines" / f"of_{count}"
+    steps.mkdir(parents=True)
+    names = [f"step_{number}" for number in range(count)]
     for name in names:
         notebook(steps / f"{name}.ipynb", IMPORTS, "print('here')")
     lines = [f"  - name: {name}\n    notebook: {name}.ipynb" for name in names]
-    (steps / "pipeline.yaml").write_text("title: Ten steps\nsteps:\n" + "\n".join(lines) + "\n")
-    ten_steps(folder, 1)  # starts the warm parent
-    print("\n| beyond its cells a step takes | within the step, median s | of the whole run s |\n|---|---|---|")
-    for jobs in (1, 2):
-        runs = [ten_steps(folder, jobs) for _ in range(repeats)]
-        within = statistics.median(each for steps, _ in runs for each in steps)
-        print(f"| {jobs} at a time | {within:.3f} | {statistics.median(whole for _, whole in runs):.3f} |")
+    (steps / "pipeline.yaml").write_text("title: Steps\nsteps:\n" + "\n".join(lines) + "\n")
 
 
-def ten_steps(folder, jobs):
-    """Seconds beyond its cells of each step of a run, and of the whole run for each step."""
-    command = [sys.executable, "-m", "ml_notebooks", "run", "ten", "--force", "--json", "--jobs", str(jobs)]
+def beyond(folder, count, jobs):
+    """Seconds beyond its cells of each step of a run, and of the whole run."""
+    command = [sys.executable, "-m", "ml_notebooks", "run", f"of_{count}", "--force", "--json", "--jobs", str(jobs)]
     run = json.loads(subprocess.run(command, cwd=folder, check=True, capture_output=True).stdout)
     inside = [cell_seconds(folder / step["notebook"]) for step in run["steps"]]
-    beyond = [step["seconds"] - cells for step, cells in zip(run["steps"], inside, strict=True)]
-    return beyond, (run["seconds"] - sum(inside)) / len(inside)
+    steps = [step["seconds"] - cells for step, cells in zip(run["steps"], inside, strict=True)]
+    return steps, run["seconds"] - sum(inside)
 
 
 def cell_seconds(path):

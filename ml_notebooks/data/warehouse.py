@@ -361,10 +361,11 @@ def _commit(wh: Warehouse, message: str, what: str) -> None:
         wh._connection.execute("COMMIT")
     except duckdb.Error as error:
         raise explain_write(error, wh.workspace, what) from error
+    snapshot = _newest(wh._connection) if wh._changed else -1
     for table in sorted(wh._changed):
-        tell_write(table, str(_newest(wh._connection)))
+        tell_write(table, str(snapshot))
     if wh._changed:
-        record(wh.workspace, "publish", wh._changed, snapshot=_newest(wh._connection), message=message)
+        record(wh.workspace, "publish", wh._changed, snapshot=snapshot, message=message)
 
 # %% ../../nbs/library/data/10_warehouse.ipynb #58fbe2d7
 def _signature(message: str) -> tuple[str, str, str]:

@@ -182,20 +182,26 @@ def _add_columns(wh: Warehouse, table: str, columns: str) -> None:
             wh._connection.execute(f"ALTER TABLE lake.{table} ADD COLUMN {name} {kind}")
 
 # %% ../../nbs/library/pipelines/07_ledger.ipynb #3b401d01
-def write_run(wh: Warehouse, run: Run) -> None:
+def write_run(
+    wh: Warehouse,
+    run: Run,
+    noted: int = 0,  # steps, the first ones, that are written already
+) -> None:
     """Write a run, its steps and what they recorded, as they are now."""
     secrets = list(secret_values(wh.workspace.settings))
     steps = [
         _row({**_facts(step, "recorded"), "run": run.run, "position": position, "records": step.records}, secrets)
-        for position, step in enumerate(run.steps, 1)
+        for position, step in enumerate(run.steps[noted:], noted + 1)
     ]
-    records = [_record_row(run, step, place, each) for step in run.steps for place, each in enumerate(step.recorded, 1)]
+    records = [_record_row(run, step, place, each) for step in run.steps[noted:] for place, each in enumerate(step.recorded, 1)]
     with wh.transaction(f"run {run.run}: {run.status}"):
-        for table, columns in (("ops.runs", _RUNS), ("ops.steps", _STEPS)):
-            _add_columns(wh, table, columns)
+        if not noted:
+            for table, columns in (("ops.runs", _RUNS), ("ops.steps", _STEPS)):
+                _add_columns(wh, table, columns)
         wh.upsert("ops.runs", _typed([_run_row(run, wh.workspace)], _RUNS), keys=["run"])
         wh.upsert("ops.steps", _typed(steps, _STEPS), keys=["run", "position"])
-        wh.upsert("ops.records", _typed(records, _RECORDS), keys=["run", "step", "position"])
+        if records or not noted:
+            wh.upsert("ops.records", _typed(records, _RECORDS), keys=["run", "step", "position"])
 
 # %% ../../nbs/library/pipelines/07_ledger.ipynb #53801dfe
 def _is_alive(host: str, pid: int, started: float) -> bool:

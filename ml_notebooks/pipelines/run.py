@@ -244,7 +244,7 @@ class _Session:
             if problem is None:
                 self.prepare_next(wanted, waiting)
             if problem is None and len(self.run.steps) > noted:  # while the next steps are at work
-                write_run(self.wh, replace(self.run, seconds=self.run.finished("running").seconds))
+                write_run(self.wh, replace(self.run, seconds=self.run.finished("running").seconds), noted)
                 noted = len(self.run.steps)
             result, found = self.crew.next()
             problem = found if problem is None or isinstance(found, KeyboardInterrupt) else problem
