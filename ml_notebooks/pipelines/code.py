@@ -50,13 +50,13 @@ def _python_of(source: str) -> tuple[str, list[str]]:
         lines.append(line)
     return "\n".join(lines), magics
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #03421f53
+# %% ../../nbs/library/pipelines/06_code.ipynb #a55b6375
 _ASK = ("getenv", "environ.get", "environ.pop", "environ.setdefault")
 
 
-def _variables(tree: ast.AST) -> Iterator[str]:
+def _variables(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """The environment variables that some code names."""
-    for node in ast.walk(tree):
+    for node in nodes:
         asked = None
         if isinstance(node, ast.Subscript) and ast.unparse(node.value).removeprefix("os.") == "environ":
             asked = node.slice
@@ -71,7 +71,7 @@ def _variables(tree: ast.AST) -> Iterator[str]:
 def _value(variable: str) -> str:
     return _digest(variable, os.environ[variable]) if variable in os.environ else "not set"
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #eb7b7aed
+# %% ../../nbs/library/pipelines/06_code.ipynb #110cec10
 Import = tuple[str, int, tuple[str, ...]]  # a module, the dots before it, and the (dotted) names taken from it
 
 
@@ -92,12 +92,12 @@ def _read_source(text: str) -> _Source:
         tree = ast.parse(python)
     except (SyntaxError, ValueError):
         return _Source(_digest(text))
-    shown = "quiet" if python.rstrip().endswith(";") else ""
-    return _Source(_digest(ast.dump(tree), shown, *magics), tuple(_imports(tree)), tuple(sorted(set(_variables(tree)))))
+    shown, nodes = "quiet" if python.rstrip().endswith(";") else "", list(ast.walk(tree))
+    variables = sorted(set(_variables(nodes))) if "env" in python else []
+    return _Source(_digest(ast.dump(tree), shown, *magics), tuple(_imports(nodes)), tuple(variables))
 
 
-def _imports(tree: ast.AST) -> Iterator[Import]:
-    nodes = list(ast.walk(tree))
+def _imports(nodes: list[ast.AST]) -> Iterator[Import]:
     uses = _uses(nodes) if any(isinstance(node, ast.Import) for node in nodes) else {}
     for node in nodes:
         if isinstance(node, ast.ImportFrom):

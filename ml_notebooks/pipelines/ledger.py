@@ -14,13 +14,14 @@ import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import Any, Literal
 
 import psutil
 
 import ml_notebooks
+from ..data.catalog import quote
 from ..data.warehouse import Warehouse
 from ..logs import current_user, redact
 from .record import Record, Value
@@ -142,13 +143,16 @@ run VARCHAR, pipeline VARCHAR, step VARCHAR, position BIGINT, name VARCHAR, kind
 """
 
 
-def _typed(rows: list[dict[str, Any]], columns: str) -> Any:
-    import pyarrow as pa
-
-    instant = pa.timestamp("us", tz="UTC")
-    kinds = {"VARCHAR": pa.string(), "DOUBLE": pa.float64(), "BIGINT": pa.int64(), "BOOLEAN": pa.bool_(), "TIMESTAMPTZ": instant}
+def _typed(rows: list[dict[str, Any]], columns: str) -> str:
+    """Rows as a query: a frame or values beside it would have DuckDB import pandas, which takes longer than all of the ledger."""
     pairs = [column.split() for column in columns.replace("\n", " ").split(",")]
-    return pa.Table.from_pylist(rows, schema=pa.schema([(name, kinds[kind]) for name, kind in pairs]))
+    lines = [", ".join(_text(row.get(name)) for name, _ in pairs) for row in rows or [{}]]
+    values = f"(VALUES {', '.join(f'({line})' for line in lines)}) AS v({', '.join(name for name, _ in pairs)})"
+    return f"SELECT {', '.join(f'{name}::{kind} AS {name}' for name, kind in pairs)} FROM {values}{'' if rows else ' WHERE false'}"
+
+
+def _text(value: Any) -> str:
+    return "NULL" if value is None else quote(str(value).replace("\0", ""))
 
 # %% ../../nbs/library/pipelines/07_ledger.ipynb #5833a0f1
 def _row(facts: Mapping[str, Any], secrets: list[str]) -> dict[str, Any]:
@@ -213,6 +217,20 @@ def _is_alive(host: str, pid: int, started: float) -> bool:
         return False
 
 # %% ../../nbs/library/pipelines/07_ledger.ipynb #16d93d06
+_ALL = "* REPLACE (epoch_us(started) AS started)"
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def _read(wh: Warehouse, query: str) -> list[dict[str, Any]]:
+    """Rows of the ledger; instants come as whole numbers, since Arrow's would import pandas."""
+    found = wh.sql(query)
+    rows = [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
+    for row in rows:
+        if "started" in row:
+            row["started"] = _EPOCH + timedelta(microseconds=row["started"])
+    return rows
+
+
 def read_runs(
     wh: Warehouse,
     pipeline: str | None = None,  # only this pipeline's
@@ -220,8 +238,8 @@ def read_runs(
     """All runs, newest first."""
     if "ops.runs" not in wh.names():
         return []
-    query = "FROM ops.runs WHERE ?::VARCHAR IS NULL OR pipeline = ? ORDER BY started DESC"
-    rows = wh.sql(query, [pipeline, pipeline]).to_arrow_table().to_pylist()
+    chosen = "" if pipeline is None else f"WHERE pipeline = {quote(pipeline)}"
+    rows = _read(wh, f"SELECT {_ALL} FROM ops.runs {chosen} ORDER BY started DESC")
     return [_public({name: value for name, value in row.items() if name != "packages"}) for row in rows]
 
 
@@ -240,7 +258,7 @@ def read_steps(wh: Warehouse, run: str) -> list[dict[str, Any]]:
     """The steps of a run, in order."""
     if "ops.steps" not in wh.names():
         return []
-    rows = wh.sql("FROM ops.steps WHERE run = ? ORDER BY position", [run]).to_arrow_table().to_pylist()
+    rows = _read(wh, f"SELECT {_ALL} FROM ops.steps WHERE run = {quote(run)} ORDER BY position")
     return [row | {part: json.loads(row[part]) for part in _JSON if row.get(part)} for row in rows]
 
 # %% ../../nbs/library/pipelines/07_ledger.ipynb #4e50411b
@@ -248,8 +266,8 @@ def last_green(wh: Warehouse, run: Run) -> Run | None:
     """The last run of the same pipeline before this one that succeeded; None where there is none."""
     if "ops.runs" not in wh.names():
         return None
-    query = "FROM ops.runs WHERE pipeline = ? AND status = 'succeeded' AND run < ? ORDER BY run DESC LIMIT 1"
-    rows = wh.sql(query, [run.pipeline, run.run]).to_arrow_table().to_pylist()
+    query = f"SELECT {_ALL} FROM ops.runs WHERE pipeline = {quote(run.pipeline)} AND status = 'succeeded' AND run < {quote(run.run)} ORDER BY run DESC LIMIT 1"
+    rows = _read(wh, query)
     if not rows:
         return None
     facts = {each.name: rows[0].get(each.name) for each in fields(Run) if each.name != "steps"}
@@ -258,11 +276,11 @@ def last_green(wh: Warehouse, run: Run) -> Run | None:
 
 # %% ../../nbs/library/pipelines/07_ledger.ipynb #ae00daa9
 _LAST = """
-SELECT steps.* FROM ops.steps AS steps JOIN ops.runs AS runs USING (run)
-WHERE runs.pipeline = $1 AND steps.status IN ('succeeded', 'cached') AND ($2 = '' OR run = $2)
+SELECT steps.* REPLACE (epoch_us(steps.started) AS started) FROM ops.steps AS steps JOIN ops.runs AS runs USING (run)
+WHERE runs.pipeline = {pipeline} AND steps.status IN ('succeeded', 'cached') AND ({run} = '' OR run = {run})
 QUALIFY row_number() OVER (PARTITION BY step ORDER BY runs.started DESC) = 1
 """
-_RECORDED = "SELECT records.* FROM ops.records AS records WHERE run IN (SELECT unnest($1)) ORDER BY run, step, position"
+_RECORDED = "SELECT records.* FROM ops.records AS records WHERE run IN ({}) ORDER BY run, step, position"
 
 
 def last_done(
@@ -273,8 +291,8 @@ def last_done(
     """How each step of a pipeline went when it was last done."""
     if "ops.steps" not in wh.names():
         return {}
-    rows = wh.sql(_LAST, [pipeline, run]).to_arrow_table().to_pylist()
-    recorded = wh.sql(_RECORDED, [[row["run"] for row in rows]]).to_arrow_table().to_pylist() if rows and "ops.records" in wh.names() else []
+    rows = _read(wh, _LAST.format(pipeline=quote(pipeline), run=quote(run)))
+    recorded = _read(wh, _RECORDED.format(", ".join(quote(row["run"]) for row in rows))) if rows and "ops.records" in wh.names() else []
     return {
         row["step"]: _step_result(row, [each for each in recorded if (each["run"], each["step"]) == (row["run"], row["step"])])
         for row in rows
