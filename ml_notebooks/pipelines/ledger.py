@@ -270,7 +270,7 @@ def last_green(wh: Warehouse, run: Run) -> Run | None:
     rows = _read(wh, query)
     if not rows:
         return None
-    facts = {each.name: rows[0].get(each.name) for each in fields(Run) if each.name != "steps"}
+    facts: dict[str, Any] = {each.name: rows[0].get(each.name) for each in fields(Run) if each.name != "steps"}
     facts |= {part: json.loads(facts[part] or "{}") for part in ("parameters", "packages")}
     return Run(**facts, steps=tuple(last_done(wh, run.pipeline, rows[0]["run"]).values()))
 
