@@ -193,14 +193,45 @@ def run_pipeline(
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #53c02b2a
+# %% ../../nbs/library/pipelines/17_run.ipynb #2bd9cd88
+def _work(workspace: Workspace, run: Run, observer: Observer, step: Step, turn: Turn, stop: Stop) -> Outcome:
+    """Execute a step, in a thread of its own."""
+    with bound_contextvars(pipeline=run.pipeline, run=run.run, step=step.name):
+        log = get_logger("pipelines.run")
+        try:
+            result, problem = run_step(workspace, run, step, turn, partial(observer.cell_started, step), stop)
+        finally:
+            end_loop()
+        log.info(f"step {result.status}", seconds=result.seconds, **({"error": result.error} if problem else {}))
+        for name in unmade_writes(step, result) if problem is None else ():
+            log.warning("declared but not written", table=name, do="write it, or take it out of the step's `writes` in pipeline.yaml")
+        for name in undeclared_reads(step, result):
+            log.warning("undeclared read", table=name, do="name it under the step's `reads` in pipeline.yaml")
+        return result, problem
+
+# %% ../../nbs/library/pipelines/17_run.ipynb #884dd9b5
+def _write_down(wh: Warehouse, run: Run, pipeline: Pipeline, problem: BaseException | None) -> None:
+    """Note how a run went, and write its page."""
+    from ml_notebooks.pipelines.report import write_index, write_run_page
+
+    workspace = wh.workspace
+    try:
+        write_run(wh, run)
+        write_run_page(run, pipeline, workspace.path(run.report), last_green(wh, run), list(secret_values(workspace.settings)))
+        write_index(read_runs(wh), workspace.reports, workspace.root)
+    except (MLNotebooksError, OSError) as error:
+        if problem is None:
+            raise
+        get_logger("pipelines.run").warning("the failed run could not be written down", reason=str(error))
+
+# %% ../../nbs/library/pipelines/17_run.ipynb #9bbc944f
 class _Session:
     """A run under way."""
 
     def __init__(self, wh: Warehouse, ready: Ready, observer: Observer, jobs: int, run: Run):
         self.wh, self.ready, self.observer, self.jobs, self.run = wh, ready, observer, jobs, run
         self.pipeline, self.workspace = ready.pipeline, wh.workspace
-        self.log, self.crew = get_logger("pipelines.run"), Crew(jobs, self.work)
+        self.log, self.crew = get_logger("pipelines.run"), Crew(jobs, partial(_work, wh.workspace, run, observer))
 
     def go(self) -> BaseException | None:
         """Run the steps and return what ended the run early."""
@@ -230,7 +261,9 @@ class _Session:
             raise
         finally:
             self.crew.close()
-        self.conclude(problem)
+        errors = [result.error for result in self.run.steps if result.error]
+        self.run = self.run.finished("failed" if problem else "succeeded", errors[0] if errors else "")
+        _write_down(self.wh, self.run, self.pipeline, problem)
         return problem
 
     def hand_out(self, wanted: Needs, waiting: list[Step]) -> BaseException | None:
@@ -285,40 +318,9 @@ class _Session:
         self.finish(result)
         return problem
 
-    def work(self, step: Step, turn: Turn, stop: Stop) -> Outcome:
-        """Execute a step, in a thread of its own."""
-        with bound_contextvars(pipeline=self.run.pipeline, run=self.run.run, step=step.name):
-            watch = partial(self.observer.cell_started, step)
-            try:
-                result, problem = run_step(self.workspace, self.run, step, turn, watch, stop)
-            finally:
-                end_loop()
-            self.log.info(f"step {result.status}", seconds=result.seconds, **({"error": result.error} if problem else {}))
-            for name in unmade_writes(step, result) if problem is None else ():
-                self.log.warning("declared but not written", table=name, do="write it, or take it out of the step's `writes` in pipeline.yaml")
-            for name in undeclared_reads(step, result):
-                self.log.warning("undeclared read", table=name, do="name it under the step's `reads` in pipeline.yaml")
-            return result, problem
-
     def finish(self, result: StepResult) -> None:
         """Note how a step went."""
         if result.status == "succeeded":
             result = replace(result, rows=count_rows(self.wh, result.outputs))
         self.run = replace(self.run, steps=(*self.run.steps, result))
         self.observer.step_finished(result)
-
-    def conclude(self, problem: BaseException | None) -> None:
-        """Note how the run went, and write its page."""
-        from ml_notebooks.pipelines.report import write_index, write_run_page
-
-        errors = [result.error for result in self.run.steps if result.error]
-        self.run = self.run.finished("failed" if problem else "succeeded", errors[0] if errors else "")
-        try:
-            write_run(self.wh, self.run)
-            secrets, folder = list(secret_values(self.workspace.settings)), self.workspace.path(self.run.report)
-            write_run_page(self.run, self.pipeline, folder, last_green(self.wh, self.run), secrets)
-            write_index(read_runs(self.wh), self.workspace.reports, self.workspace.root)
-        except (MLNotebooksError, OSError) as error:
-            if problem is None:
-                raise
-            self.log.warning("the failed run could not be written down", reason=str(error))
