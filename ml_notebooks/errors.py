@@ -10,11 +10,12 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'Settings
            'BadSource', 'SourceUnavailable', 'UnknownSource', 'MissingCredential', 'BadIngest', 'TooManyRejects',
            'RowsLost', 'SchemaChanged', 'ContractBroken', 'EmptySample', 'BadSample', 'OneClass', 'NaiveTime',
            'NotExplainable', 'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel', 'UnknownCheck',
-           'UnknownContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn', 'BadRecipe',
-           'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell',
-           'UnknownParameter', 'BadParameter', 'NotRecordable', 'GateFailed', 'UndeclaredWrite', 'StepFailed',
-           'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnknownKernel', 'UnknownDashboard',
-           'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy', 'BadRange', 'BackfillFailed']
+           'UnknownContract', 'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn',
+           'BadRecipe', 'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell',
+           'NoParametersCell', 'UnknownParameter', 'BadParameter', 'NotRecordable', 'GateFailed', 'UndeclaredWrite',
+           'StepFailed', 'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnknownKernel',
+           'UnknownDashboard', 'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy', 'BadRange',
+           'BackfillFailed']
 
 # %% ../nbs/library/01_errors.ipynb #8e73d46d
 import re
@@ -487,6 +488,13 @@ class UnknownContract(MLNotebooksError, KeyError):
         have = f"Kept: {', '.join(known)}." if known else "None is kept of this table."
         what = f"Contract `{version}` of {table} is not in ops.contracts." if version else f"No contract of {table} is in ops.contracts."
         super().__init__(what, have if version else "", "Keep a contract with `keep_contract` when it comes into force.")
+
+
+class BadContract(MLNotebooksError, ValueError):
+    """A contract does not make sense."""
+
+    def __init__(self, found: str, do: str):
+        super().__init__("The contract does not make sense.", found, do)
 
 
 class BadDraft(MLNotebooksError, ValueError):

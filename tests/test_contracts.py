@@ -17,7 +17,14 @@ from ml_notebooks.data.contract_terms import promises
 from ml_notebooks.data.contracts import Contract, check, failing_rows
 from ml_notebooks.data.upkeep import maintain
 from ml_notebooks.data.warehouse import open_warehouse
-from ml_notebooks.errors import BadData, ReadOnlyWarehouse, UndeclaredWrite, UnknownCheck, UnknownTable
+from ml_notebooks.errors import (
+    BadContract,
+    BadData,
+    ReadOnlyWarehouse,
+    UndeclaredWrite,
+    UnknownCheck,
+    UnknownTable,
+)
 from ml_notebooks.lineage import VARIABLE, begin_lineage, read_lineage
 
 AWKWARD = """
@@ -304,3 +311,11 @@ def test_rows_of_a_check_that_has_none(wh):
 def test_a_rule_with_sql_in_a_name_is_refused(wh):
     with pytest.raises((BadData, ValueError), match=r"schema\.table"):
         References("n", "raw.empty; DROP TABLE raw.awkward").rows_query("raw.awkward")
+
+
+def test_a_misspelt_severity_is_said():
+    rule = Freshness(timedelta(0), severity="warning")
+    with pytest.raises(BadContract, match="`severity` is `warning`"):
+        promises(pa.DataFrameSchema({}), (rule,))
+    with pytest.raises(BadContract, match="`severity` is `warning`"):
+        promises(pa.DataFrameSchema({}, metadata={"severity": "warning"}))

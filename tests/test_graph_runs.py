@@ -222,4 +222,64 @@ def test_an_interrupt_while_no_outcome_is_waited_for_reaches_the_steps(workspace
     with open_warehouse(found, read_only=True) as wh:
         [run] = read_runs(wh)
         steps = read_steps(wh, run["run"])
-    assert run["status"] == "failed" and steps[-1:] == [step for step in steps if step["error"] == "It was interrupted."]
+    assert (run["status"], run["error"]) == ("failed", "It was interrupted.")
+    assert [(step["step"], step["error"]) for step in steps][1:] == ([("long", "It was interrupted.")] if moment == "step_finished" else [])
+
+
+@pytest.mark.parametrize("end", ["", "raise ValueError(said)"])
+def test_a_text_that_looks_like_a_query_is_a_text(workspace, mlnb, end):
+    said = "pd.set_option('display.max_rows', 5); -- cleanup_all( \\0 $$"
+    cell = f"from ml_notebooks.pipelines.record import record\nsaid = {said!r}\nrecord('said', said)\n{end}"
+    write(workspace, "title: A text\nsteps:\n  - {name: one, notebook: one.ipynb}\n", one=cell)
+    done = mlnb("run", "small", cwd=workspace)
+    assert "changes the lake" not in done.stdout + done.stderr
+    [run] = json.loads(mlnb("runs", "--json", cwd=workspace).stdout)
+    assert run["status"] == ("failed" if end else "succeeded") and run["records"] == {"said": said}
+    assert (said in run["error"]) is bool(end) and (workspace / run["report"] / "index.html").exists()
+
+
+def test_a_step_that_holds_the_warehouse_for_long_does_not_end_the_run(workspace, monkeypatch):
+    monkeypatch.setenv("MLNB_WAREHOUSE__LOCK_TIMEOUT", "1")
+    hold = """
+import time, pathlib
+from ml_notebooks.data.warehouse import open_warehouse
+with open_warehouse() as wh, wh.transaction():
+    pathlib.Path("held").touch()
+    time.sleep(4)
+"""
+    short = "import time, pathlib\nwhile not pathlib.Path('held').exists():\n    time.sleep(0.02)"
+    write(workspace, "title: Two\nsteps:\n  - {name: short, notebook: short.ipynb}\n  - {name: long, notebook: long.ipynb}\n", short=short, long=hold)
+    found = find_workspace(workspace)
+    run = run_pipeline(found, "small", jobs=2)
+    with open_warehouse(found, read_only=True) as wh:
+        assert [step["status"] for step in read_steps(wh, run.run)] == ["succeeded"] * 2
+
+
+def test_a_retry_is_not_ended_by_the_time_out_before(workspace, monkeypatch):
+    monkeypatch.setattr("ml_notebooks.pipelines.step.PATIENCE", 1.0)
+    cell = """
+import pathlib, time
+again = pathlib.Path("again").exists()
+pathlib.Path("again").touch()
+time.sleep(3 if again else 100)
+"""
+    write(workspace, "title: Again\nsteps:\n  - {name: one, notebook: one.ipynb, timeout: 6, retries: 1}\n", one=cell)
+    run = run_pipeline(find_workspace(workspace), "small")
+    assert [(step.status, step.attempts) for step in run.steps] == [("succeeded", 2)]
+
+
+def test_a_run_that_its_observer_ends_is_written_down(workspace):
+    class Broken(Silent):
+        """Fails as a step ends."""
+
+        def step_finished(self, result):
+            raise OSError("the screen is gone")
+
+    write(workspace, "title: One\nsteps:\n  - {name: one, notebook: one.ipynb}\n", one="pass")
+    found = find_workspace(workspace)
+    with pytest.raises(OSError, match="the screen is gone"):
+        run_pipeline(found, "small", observer=Broken())
+    with open_warehouse(found, read_only=True) as wh:
+        [run] = read_runs(wh)
+    assert (run["status"], run["error"]) == ("failed", "the screen is gone")
+    assert (workspace / run["report"] / "index.html").exists()

@@ -10,6 +10,7 @@ from ml_notebooks.data.history import diff, restore, snapshot_at
 from ml_notebooks.data.upkeep import layout, set_layout
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import (
+    BadData,
     BadTime,
     BeforeHistory,
     NotAKey,
@@ -129,6 +130,21 @@ def test_an_instant_is_the_last_snapshot_before_it(wh):
 def test_what_is_no_point_in_time(wh, when, error, message):
     with pytest.raises(error, match=message):
         snapshot_at(wh, when)
+
+
+def test_a_table_that_a_transaction_has_written_is_not_restored_in_it(wh):
+    first = wh.publish("raw.both", "SELECT 1 AS n")
+
+    def publish_and_restore():
+        with wh.transaction():
+            wh.publish("raw.both", "SELECT 3 AS n")
+            restore(wh, "raw.both", first)
+
+    with pytest.raises(BadData, match="written in this transaction already"):
+        publish_and_restore()
+    with wh.transaction():
+        assert restore(wh, "raw.both", first) == -1
+    assert wh.sql("FROM raw.both").fetchall() == [(1,)]
 
 
 def test_a_restored_table_is_what_it_was_and_keeps_its_layout(wh):

@@ -19,8 +19,10 @@ from support.soak import SOAK, soak
 from support.workspaces import make_workspace
 
 from ml_notebooks.data.files import LINE, read_file
+from ml_notebooks.data.history import restore
 from ml_notebooks.data.ingest import ingest
 from ml_notebooks.data.intake import Intake
+from ml_notebooks.data.readers import delimited
 from ml_notebooks.data.sources import FileFormat, Loading, LocalFile, sources
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import (
@@ -261,6 +263,53 @@ def test_rows_at_the_mark_are_neither_lost_nor_doubled(wh, tmp_path):
         ingest(wh, "raw.marks", write(tmp_path, "id,day\n" + "\n".join(held) + "\n"), mode="incremental", cursor="day")
     found = [f"{number},{day}" for number, day in rows_of(wh, "raw.marks")]
     assert sorted(found) == sorted(held)
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+@pytest.mark.parametrize("mode", ["replace", "append", "merge"])
+@pytest.mark.parametrize(("held", "found"), [("5", "5.49"), ("2013-01-02", "2013-01-02 10:00:00")])
+def test_nothing_is_cut_off_to_fit_a_column(wh, tmp_path, kind, mode, held, found):
+    table, keys = f"raw.cut_{kind}_{mode}_{len(held)}", {"keys": "id"} if mode == "merge" else {}
+
+    def source(value):
+        said = value if kind == "csv" or held == "5" else f'"{value}"'
+        return write(tmp_path, f"id,v\n1,{said}\n" if kind == "csv" else f'{{"id": 1, "v": {said}}}\n', f"cut.{kind}")
+
+    ingest(wh, table, source(held))
+    before = wh.table(table).fetchall()
+    with pytest.raises(SchemaChanged, match="have changed"):
+        ingest(wh, table, source(found), mode=mode, **keys)
+    assert wh.table(table).fetchall() == before
+    ingest(wh, table, source(found), mode=mode, on_change="widen", **keys)
+    assert str(wh.sql(f"SELECT max(v) FROM {table}").fetchall()[0][0]) == found
+
+
+@pytest.mark.parametrize("options", [{"types": {"v": "BIGINT"}}, {"max_rejects": 5, "mode": "append"}])
+def test_a_fraction_in_a_column_of_whole_numbers_is_said(wh, tmp_path, options):
+    ingest(wh, "raw.whole", write(tmp_path, "v\n1\n2\n"))
+    with pytest.raises(BadSource, match=r"It holds `7\.9999` in `v`"):
+        ingest(wh, "raw.whole", write(tmp_path, "v\n1\nodd\n7.9999\n"), **{"max_rejects": 5, **options})
+    assert wh.sql("FROM raw.whole").fetchall() == [(1,), (2,)]
+
+
+@pytest.mark.parametrize(("last", "kind"), [("12.5", "DOUBLE"), ("00012", "VARCHAR")])
+def test_what_comes_late_in_a_large_file_is_not_rounded(wh, tmp_path, monkeypatch, last, kind):
+    monkeypatch.setattr(delimited, "_ALL", 1000)
+    monkeypatch.setattr(delimited, "_SAMPLE", 50)
+    rows = "".join(f"{n},{n}\n" for n in range(6000))
+    table = f"raw.late_{kind.lower()}"
+    ingest(wh, table, write(tmp_path, f"id,v\n{rows}6000,{last}\n"))
+    assert wh.sql(f"SELECT typeof(v), v::VARCHAR FROM {table} WHERE id = 6000").fetchall() == [(kind, last)]
+
+
+def test_a_file_is_appended_again_when_its_rows_are_gone(wh, tmp_path):
+    first, second = write(tmp_path, "id\n1\n", "first.csv"), write(tmp_path, "id\n2\n", "second.csv")
+    then = ingest(wh, "raw.again", first, mode="append").snapshot
+    ingest(wh, "raw.again", second, mode="append")
+    restore(wh, "raw.again", then)
+    assert ingest(wh, "raw.again", second, mode="append").inserted == 1
+    assert ingest(wh, "raw.again", first, mode="append").inserted == 0
+    assert wh.sql("FROM raw.again ORDER BY id").fetchall() == [(1,), (2,)]
 
 
 @pytest.mark.parametrize("more", [{"delimiter": ","}, {"missing": "-"}, {"format": "csv", "encoding": "utf-8"}])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Promise', 'promises', 'typed', 'content_version']
 
-# %% ../../nbs/library/data/31_contract_terms.ipynb #1d1f1fce
+# %% ../../nbs/library/data/31_contract_terms.ipynb #be0a32e7
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from .contract_rules import TABLE, Rule, Severity
+from ..errors import BadContract
 
 if TYPE_CHECKING:
     import pandera.ibis as pa
@@ -34,7 +35,7 @@ class Promise:
         """What it says, without what computes it."""
         return {name: getattr(self, name) for name in ("column", "check", "kind", "severity", "terms")}
 
-# %% ../../nbs/library/data/31_contract_terms.ipynb #297feef8
+# %% ../../nbs/library/data/31_contract_terms.ipynb #717df51e
 def promises(
     schema: "pa.DataFrameSchema",
     rules: Sequence[Rule] = (),
@@ -49,7 +50,7 @@ def promises(
     if schema.unique:
         found.append(Promise(", ".join(schema.unique), "unique together", "unique", table, {"columns": list(schema.unique)}))
     found += [_of_check(TABLE, check) for check in schema.checks]
-    return found + [Promise(*rule.words(), "rule", rule.severity, _rule_terms(rule), rule) for rule in rules]
+    return found + [Promise(*rule.words(), "rule", _checked(rule.severity), _rule_terms(rule), rule) for rule in rules]
 
 
 def _of_column(name: str, column: Any) -> list[Promise]:
@@ -60,12 +61,18 @@ def _of_column(name: str, column: Any) -> list[Promise]:
     found += [Promise(name, "unique", "unique", severity, {"columns": [name]})] if column.unique else []
     return found + [_of_check(name, check) for check in column.checks]
 
-# %% ../../nbs/library/data/31_contract_terms.ipynb #88a54589
+# %% ../../nbs/library/data/31_contract_terms.ipynb #7c227c12
 _SETS = ("allowed_values", "forbidden_values", "values")  # of pandera's checks: their order means nothing
 
 
 def _severity(part: Any) -> Severity:
-    return "warn" if (part.metadata or {}).get("severity") == "warn" else "error"
+    return _checked((part.metadata or {}).get("severity", "error"))
+
+
+def _checked(severity: str) -> Severity:
+    if severity not in ("warn", "error"):
+        raise BadContract(f"`severity` is `{severity}`.", "Choose warn or error.")
+    return "warn" if severity == "warn" else "error"
 
 
 def _of_check(column: str, check: Any) -> Promise:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['When', 'to_instant', 'snapshot_at', 'TableDiff', 'diff', 'restore']
 
-# %% ../../nbs/library/data/11_history.ipynb #eb77968e
+# %% ../../nbs/library/data/11_history.ipynb #83111372
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timezone
@@ -14,8 +14,10 @@ from typing import Any
 import pandas as pd
 
 from .catalog import check_table_name, identifier, quote, same_keys
+from .ingest import BOOKS
+from .inspection import table_names
 from .warehouse import Warehouse
-from ..errors import BadTime, BeforeHistory, NotAKey, UnknownColumn, UnknownSnapshot
+from ..errors import BadData, BadTime, BeforeHistory, NotAKey, ReadOnlyWarehouse, UnknownColumn, UnknownSnapshot
 
 # %% ../../nbs/library/data/11_history.ipynb #1e1b61e2
 When = int | str | date | datetime  # a snapshot, or an instant; without a zone it is UTC
@@ -31,7 +33,7 @@ def to_instant(when: str | date) -> datetime:
         value = datetime.combine(value, time())
     return value if value.tzinfo else value.replace(tzinfo=timezone.utc)
 
-# %% ../../nbs/library/data/11_history.ipynb #92e1e0a6
+# %% ../../nbs/library/data/11_history.ipynb #579fa839
 _SNAPSHOT_AT = """
 SELECT arg_max(snapshot_id, snapshot_id) FILTER (snapshot_time <= ?), min(snapshot_time), max(snapshot_id) FROM lake.snapshots()
 """
@@ -54,7 +56,6 @@ def snapshot_at(
     if then is None:
         raise BeforeHistory(f"{instant:%Y-%m-%d %H:%M:%S} UTC", f"{first:%Y-%m-%d %H:%M:%S} UTC")
     return int(then)
-
 
 # %% ../../nbs/library/data/11_history.ipynb #e4bd88a5
 @dataclass(frozen=True)
@@ -180,7 +181,10 @@ def _sample(wh: Warehouse, sides: Sequence[str], keys: Sequence[str], shared: Se
     """
     return wh.sql(f"FROM ({query}) LIMIT {int(limit)}").df()
 
-# %% ../../nbs/library/data/11_history.ipynb #0cdb6708
+# %% ../../nbs/library/data/11_history.ipynb #66b89645
+_FORGET = f'''DELETE FROM lake.{BOOKS} WHERE "table" = ? AND ingested_at > (SELECT snapshot_time FROM lake.snapshots() WHERE snapshot_id = ?)'''
+
+
 def restore(
     wh: Warehouse,
     table: str,
@@ -188,7 +192,15 @@ def restore(
     message: str = "",
 ) -> int:  # the new snapshot
     """Make a table what it was. Raises `UnknownTable` where there was none then, and what `snapshot_at` raises."""
-    then = snapshot_at(wh, when)
+    then, nested = snapshot_at(wh, when), wh._writing
+    if wh.read_only:
+        raise ReadOnlyWarehouse(table)
+    if table in wh._changed:
+        raise BadData(table, "It was written in this transaction already.", "Restore it before, or when the transaction has committed.")
     with wh.at(then) as past:
         past.table(table)  # raises where there was none
-    return wh.publish(table, f"FROM {table} AT (VERSION => {then})", message or f"restore {table} as of snapshot {then}")
+    with wh.transaction(message or f"restore {table} as of snapshot {then}"):
+        wh.publish(table, f"FROM {table} AT (VERSION => {then})")
+        if BOOKS in table_names(wh._connection):
+            wh._connection.execute(_FORGET, [table, then])
+    return -1 if nested else wh.version(table)

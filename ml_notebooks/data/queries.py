@@ -31,7 +31,18 @@ _MAINTENANCE = re.compile(
     re.IGNORECASE,
 )
 
-# %% ../../nbs/library/data/06_queries.ipynb #b9b1c974
+# %% ../../nbs/library/data/06_queries.ipynb #74566177
+_EXPLAIN = re.compile(r"(\s|--[^\n]*\n|/\*.*?\*/)*EXPLAIN\s+(ANALYZE\s+|\([^)]*\)\s*)*", re.IGNORECASE | re.DOTALL)
+_TEXTS = re.compile(
+    r"""(?P<name>"(?:[^"]|"")*")|\b[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\$(?P<tag>(?:[A-Za-z_]\w*)?)\$.*?\$(?P=tag)\$|--[^\n]*|/\*.*?\*/""",
+    re.DOTALL,
+)
+
+
+def _without_texts(query: str) -> str:
+    return _TEXTS.sub(lambda found: found["name"] or "''", query)
+
+# %% ../../nbs/library/data/06_queries.ipynb #fbc2a041
 def check_query(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     """Nothing, when a text is one query that reads. Raises `BadQuery`, and what DuckDB raises where it cannot be parsed."""
     statements = connection.extract_statements(query)
@@ -40,7 +51,10 @@ def check_query(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     if len(statements) > 1:
         raise BadQuery(f"It holds {len(statements)} statements.", "Give one at a time; nothing was run.")
     kind = statements[0].type
-    if kind not in _READS or _MAINTENANCE.search(query):
+    if kind == duckdb.StatementType.EXPLAIN and (explained := _EXPLAIN.match(query)):
+        check_query(connection, query[explained.end() :])  # with ANALYZE it is run
+        return
+    if kind not in _READS or kind == duckdb.StatementType.EXPLAIN or _MAINTENANCE.search(_without_texts(query)):
         found = "It calls a function that changes the lake" if kind in _READS else f"It is a statement of the kind {kind.name}"
         raise BadQuery(f"{found}, and a query may only read.", "Write tables with `publish`, `append` or `upsert`, from a notebook or a script.")
 

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Observer', 'Silent', 'Ready', 'prepare', 'run_pipeline']
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #85558551
+# %% ../../nbs/library/pipelines/17_run.ipynb #cee14be1
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn, Protocol
@@ -20,8 +20,15 @@ from structlog.contextvars import bound_contextvars
 
 from ..data.lock import exclusive
 from ..data.warehouse import Warehouse, open_warehouse
-from ..errors import GateFailed, MLNotebooksError, NothingToResume, PipelineBusy, UnknownKernel
-from ..logs import get_logger
+from ml_notebooks.errors import (
+    GateFailed,
+    MLNotebooksError,
+    NothingToResume,
+    PipelineBusy,
+    UnknownKernel,
+    WarehouseLocked,
+)
+from ..logs import get_logger, redact
 from .cache import count_rows, take_over, undeclared_reads, unmade_writes
 from .crew import Crew, end_loop
 from .graph import Needs, check_graph, check_reads, needs
@@ -209,22 +216,25 @@ def _work(workspace: Workspace, run: Run, observer: Observer, step: Step, turn: 
             log.warning("undeclared read", table=name, do="name it under the step's `reads` in pipeline.yaml")
         return result, problem
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #884dd9b5
+# %% ../../nbs/library/pipelines/17_run.ipynb #2efaa016
 def _write_down(wh: Warehouse, run: Run, pipeline: Pipeline, problem: BaseException | None) -> None:
     """Note how a run went, and write its page."""
     from ml_notebooks.pipelines.report import write_index, write_run_page
 
     workspace = wh.workspace
-    try:
-        write_run(wh, run)
-        write_run_page(run, pipeline, workspace.path(run.report), last_green(wh, run), list(secret_values(workspace.settings)))
-        write_index(read_runs(wh), workspace.reports, workspace.root)
-    except (MLNotebooksError, OSError) as error:
-        if problem is None:
-            raise
-        get_logger("pipelines.run").warning("the failed run could not be written down", reason=str(error))
+    for write in (
+        lambda: write_run(wh, run),
+        lambda: write_run_page(run, pipeline, workspace.path(run.report), last_green(wh, run), list(secret_values(workspace.settings))),
+        lambda: write_index(read_runs(wh), workspace.reports, workspace.root),
+    ):
+        try:
+            write()
+        except (MLNotebooksError, OSError) as error:
+            if problem is None:
+                raise
+            get_logger("pipelines.run").warning("the failed run could not be written down", reason=str(error))
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #9bbc944f
+# %% ../../nbs/library/pipelines/17_run.ipynb #27b3b1fe
 class _Session:
     """A run under way."""
 
@@ -254,17 +264,23 @@ class _Session:
         """Give each step its turn, note how it went, and return what ended the run early."""
         try:
             problem = self.hand_out(needs(self.pipeline), list(self.pipeline.steps))
-        except BaseException:
+        except BaseException as error:
             self.crew.interrupt()
             while self.crew.busy:
                 self.finish(self.crew.next()[0])
+            self.end(error)
             raise
         finally:
             self.crew.close()
-        errors = [result.error for result in self.run.steps if result.error]
-        self.run = self.run.finished("failed" if problem else "succeeded", errors[0] if errors else "")
-        _write_down(self.wh, self.run, self.pipeline, problem)
+        self.end(problem)
         return problem
+
+    def end(self, problem: BaseException | None) -> None:
+        """Note how the run went."""
+        said = "" if problem is None else "It was interrupted." if isinstance(problem, KeyboardInterrupt) else str(problem)
+        errors = [result.error for result in self.run.steps if result.error]
+        self.run = self.run.finished("failed" if problem else "succeeded", errors[0] if errors else redact(said, secret_values(self.workspace.settings)))
+        _write_down(self.wh, self.run, self.pipeline, problem)
 
     def hand_out(self, wanted: Needs, waiting: list[Step]) -> BaseException | None:
         """Start steps and wait for their outcomes, until none is left or one fails; returns what ended it early."""
@@ -277,8 +293,9 @@ class _Session:
             if problem is None:
                 self.prepare_next(wanted, waiting)
             if problem is None and len(self.run.steps) > noted:  # while the next steps are at work
-                write_run(self.wh, replace(self.run, seconds=self.run.finished("running").seconds), noted)
-                noted = len(self.run.steps)
+                with suppress(WarehouseLocked):  # by one of them, for long; what is not noted now is noted with the next
+                    write_run(self.wh, replace(self.run, seconds=self.run.finished("running").seconds), noted)
+                    noted = len(self.run.steps)
             result, found = self.crew.next()
             problem = found if problem is None or isinstance(found, KeyboardInterrupt) else problem
             self.finish(result)

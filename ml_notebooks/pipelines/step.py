@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PATIENCE', 'Outcome', 'Stop', 'Turn', 'check_gates', 'run_step']
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #7c58a3a8
+# %% ../../nbs/library/pipelines/15_step.ipynb #0f018d21
 import os
 import re
 import signal
@@ -17,6 +17,8 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+
+import psutil
 
 from ..data.catalog import kept_files
 from ..errors import DiskFull, GateFailed, KernelDied, MLNotebooksError, StepFailed
@@ -31,7 +33,7 @@ from .warm import CALM_THREADS
 from ..settings import secret_values
 from ..workspace import Workspace
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #dad9b50b
+# %% ../../nbs/library/pipelines/15_step.ipynb #755a4da0
 PATIENCE = 10.0  # seconds that a kernel has to end after it was interrupted
 
 
@@ -65,9 +67,18 @@ class Stop:
     def ask(self) -> None:
         """Stop all steps: interrupt them, or kill them when it is asked again."""
         self.send(signal.SIGKILL if self.asked.is_set() else signal.SIGINT)
-        self.asked.set()
+        if not self.asked.is_set():  # an event that is being set must not be set again by the same thread
+            self.asked.set()
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #8a033bc7
+    def lost(self, step: str) -> bool:
+        """Whether the kernel of a step has ended."""
+        with self._guard:
+            try:
+                return psutil.Process(self._kernels[step]).status() == psutil.STATUS_ZOMBIE
+            except (KeyError, psutil.NoSuchProcess):
+                return True
+
+# %% ../../nbs/library/pipelines/15_step.ipynb #30ded59a
 class Turn:
     """The moment from which a step may run its cells."""
 
@@ -82,6 +93,11 @@ class Turn:
         self._decided.set()
         return self
 
+    @property
+    def decided(self) -> bool:
+        """Whether it was given or refused."""
+        return self._decided.is_set()
+
     def refuse(self) -> None:
         """Send the step away."""
         self._refused = True
@@ -92,7 +108,7 @@ class Turn:
         self._decided.wait()
         return not self._refused
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #58205325
+# %% ../../nbs/library/pipelines/15_step.ipynb #e03a3c7a
 class _Attempt:
     """One execution of a step's notebook: where it is, and whether its time is over."""
 
@@ -101,7 +117,7 @@ class _Attempt:
         self.output = workspace.path(run.report) / step.output
         self.told = self.output.with_suffix(".lineage")  # where its kernel tells what it reads and writes
         self.relative = f"{run.report}/{step.output}"
-        self.cell, self.late = 0, False
+        self.cell, self.late, self.began, self.reminder = 0, False, False, threading.Timer(PATIENCE, stop.send, [signal.SIGKILL, step.name])
 
     def execute(self) -> None:
         """Execute the notebook. Raises what papermill and nbclient raise."""
@@ -127,6 +143,7 @@ class _Attempt:
             )
         finally:
             alarm.cancel()
+            self.reminder.cancel()
             self.stop.ended(self.step.name)
 
     def _environment(self) -> dict[str, str]:
@@ -156,8 +173,9 @@ class _Attempt:
         """Wait for the step's turn; from then on its time counts."""
         if not self.turn.came():
             raise InterruptedError
-        if _state(self.step.notebook) != state:
-            raise _Edited
+        if _state(self.step.notebook) != state or self.stop.lost(self.step.name):
+            raise _Outdated
+        self.began = True
         if self.step.timeout:
             alarm.start()
 
@@ -170,11 +188,11 @@ class _Attempt:
     def _be_late(self) -> None:
         self.late = True
         self.stop.send(signal.SIGINT, self.step.name)
-        threading.Timer(PATIENCE, self.stop.send, [signal.SIGKILL, self.step.name]).start()
+        self.reminder.start()
 
 
-class _Edited(Exception):
-    """A notebook was changed while its step waited for its turn."""
+class _Outdated(Exception):
+    """What was prepared is of no use: the notebook was changed while its step waited for its turn, or the kernel has ended."""
 
 
 def _state(notebook: Path) -> object:
@@ -240,19 +258,22 @@ def _keep(output: Path, step: Step) -> tuple[tuple[Record, ...], float | None]:
     write_step_page(notebook, output.with_suffix(".html"), step.name)
     return tuple(collect(notebook)), notebook.metadata.get("mlnb", {}).get("peak_memory")
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #91c692a5
+# %% ../../nbs/library/pipelines/15_step.ipynb #59c66da9
 Outcome = tuple[StepResult, BaseException | None]  # how a step went, and what ended it early
 
 
 def _execute(attempt: _Attempt) -> BaseException | None:
     """Execute the notebook and return what ended it early."""
+    ahead, attempt.began = not attempt.turn.decided, False
     try:
         attempt.execute()
     except Exception as error:  # whatever a step does, the run is written down
-        if not attempt.turn.came():  # a kernel that did not start is told of when the step's turn has come
+        if not attempt.turn.came():
             attempt.forget()
             raise
-        return error if isinstance(error, _Edited) else KeyboardInterrupt() if attempt.stop.asked.is_set() else _explain(error, attempt)
+        if ahead and not attempt.began:  # the preparation failed; now that its turn has come, it is tried as any step
+            return _Outdated()
+        return error if isinstance(error, _Outdated) else KeyboardInterrupt() if attempt.stop.asked.is_set() else _explain(error, attempt)
     return None
 
 
@@ -271,7 +292,7 @@ def _judge(attempt: _Attempt, result: StepResult, problem: BaseException | None)
     status: Status = "succeeded" if problem is None else "failed"
     return replace(result, status=status, error=message, cell=getattr(problem, "cell", 0)), problem
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #1f8640c1
+# %% ../../nbs/library/pipelines/15_step.ipynb #593469c4
 def _code(step: Step, packages: Mapping[str, str]) -> Code | None:
     try:
         return read_code(step.notebook, packages)
@@ -282,7 +303,7 @@ def _code(step: Step, packages: Mapping[str, str]) -> Code | None:
 def _try(attempt: _Attempt) -> Outcome:
     step, code = attempt.step, _code(attempt.step, attempt.run.packages)
     problem = _execute(attempt)
-    if isinstance(problem, _Edited):
+    if isinstance(problem, _Outdated):
         return _try(attempt)
     lineage = attempt.lineage()
     if lineage.watched != sys.prefix or _code(step, attempt.run.packages) != code:
