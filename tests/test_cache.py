@@ -23,7 +23,7 @@ from ml_notebooks.pipelines.run import prepare, run_pipeline
 from ml_notebooks.workspace import find_workspace
 
 OPEN = "from ml_notebooks.data.warehouse import open_warehouse\nfrom ml_notebooks.pipelines.record import record\nwh = open_warehouse()"
-CHANGES = 150 if SOAK else 8
+CHANGES = 150 if SOAK else 5
 
 
 class Shop:

@@ -24,7 +24,7 @@ def workspace(tmp_path):
 
 @soak
 def test_writers_lose_and_double_nothing_and_readers_see_whole_states(workspace):
-    rounds = 60 if SOAK else 4
+    rounds = 60 if SOAK else 2
     with open_warehouse(workspace) as wh:
         load.prepare(wh, WRITERS)
     with ExitStack() as stack:
