@@ -1,14 +1,17 @@
 """What several test files share: a workspace in which the flights pipeline has run, and the command line."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+from support.workspaces import make_workspace
 
-from ml_notebooks.workspace import create_workspace
+from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.workspace import create_workspace, find_workspace
 
 MLNB = [sys.executable, "-m", "ml_notebooks"]
 
@@ -58,3 +61,35 @@ def workspace(tmp_path) -> Path:
     (tmp_path / "settings.ini").write_text("[workspace]\nname = small\n")
     (tmp_path / "nbs" / "pipelines" / "small").mkdir(parents=True)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def place():
+    """A folder that servers' own users can reach."""
+    folder = Path(tempfile.mkdtemp(prefix="mlnb-servers-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """The folder of an empty workspace."""
+    folder = tmp_path_factory.mktemp("servers")
+    make_workspace(folder)
+    return folder
+
+
+@pytest.fixture
+def a_warehouse(root, monkeypatch):
+    """Opens the warehouse of `root` with a credential called `server`."""
+    opened = []
+
+    def open_with(secret="none"):
+        monkeypatch.setenv("MLNB_SOURCES__CREDENTIALS__SERVER", secret)
+        opened.append(open_warehouse(find_workspace(root)))
+        return opened[-1]
+
+    yield open_with
+    for wh in opened:
+        wh.close()

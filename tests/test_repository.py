@@ -125,6 +125,15 @@ def test_every_relative_link_leads_to_a_committed_file(name):
     assert dead(ROOT / name, (ROOT / name).read_text(encoding="utf-8"), files) == []
 
 
+def test_every_relative_link_of_a_notebook_leads_to_a_committed_file():
+    files = committed()
+    if not files:
+        pytest.skip("not a git checkout")
+    notebooks = [file for file in files if file.suffix == ".ipynb"]
+    prose = {file: "\n".join("".join(cell["source"]) for cell in json.loads(file.read_text())["cells"] if cell["cell_type"] == "markdown") for file in notebooks}
+    assert {str(file): lost for file, text in prose.items() if (lost := dead(file, text, files))} == {}
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

@@ -1,26 +1,20 @@
 """Plug-in sources against what can be had of the real thing: emulators of two stores, MongoDB's protocol, and an embedded ClickHouse."""
 
-import shutil
-import tempfile
 import urllib.request
 import uuid
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from urllib.parse import quote
 
 import bson
 import pymongo
 import pytest
 from support.servers import azure_server, clickhouse_server, cutting_proxy, gcs_server, mongo_server
-from support.workspaces import make_workspace
 
 from ml_notebooks.data.ingest import ingest
 from ml_notebooks.data.plugins.clickhouse import ClickHouse
 from ml_notebooks.data.plugins.mongodb import Collection
-from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import BadSource, SourceUnavailable
-from ml_notebooks.workspace import find_workspace
 
 pytestmark = pytest.mark.servers
 OBJECTS = {
@@ -29,36 +23,6 @@ OBJECTS = {
     "orders/_SUCCESS": "-",
     "one.csv": "id\n7\nbad,row\n",
 }
-
-
-@pytest.fixture(scope="module")
-def place():
-    """A folder of the servers."""
-    folder = Path(tempfile.mkdtemp(prefix="mlnb-plugins-"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("plugins")
-    make_workspace(folder)
-    return folder
-
-
-@pytest.fixture
-def a_warehouse(root, monkeypatch):
-    """Opens the warehouse with a credential called `server`."""
-    opened = []
-
-    def open_with(secret="none"):
-        monkeypatch.setenv("MLNB_SOURCES__CREDENTIALS__SERVER", secret)
-        opened.append(open_warehouse(find_workspace(root)))
-        return opened[-1]
-
-    yield open_with
-    for wh in opened:
-        wh.close()
 
 
 # Stores

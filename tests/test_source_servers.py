@@ -1,63 +1,26 @@
 """Sources against the real thing: databases, web interfaces and stores, and what is left when they break."""
 
 import json
-import shutil
-import tempfile
 import time
 import urllib.request
 from datetime import datetime
 from decimal import Decimal
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.postgres import postgres_server
 from support.servers import cutting_proxy, http_server, mariadb_server, redis_server, reply, s3_server
-from support.workspaces import make_workspace
 
 from ml_notebooks.data import http as web
 from ml_notebooks.data.databases import Database
 from ml_notebooks.data.http import Web
 from ml_notebooks.data.ingest import ingest
 from ml_notebooks.data.plugins.redis import Keys
-from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import BadSource, SourceUnavailable
-from ml_notebooks.workspace import find_workspace
 
 pytestmark = pytest.mark.servers
 ROWS = 20_000
-
-
-@pytest.fixture(scope="module")
-def place():
-    """A folder that servers' own users can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="mlnb-servers-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("servers")
-    make_workspace(folder)
-    return folder
-
-
-@pytest.fixture
-def a_warehouse(root, monkeypatch):
-    """Opens the warehouse with a credential called `server`."""
-    opened = []
-
-    def open_with(secret="none"):
-        monkeypatch.setenv("MLNB_SOURCES__CREDENTIALS__SERVER", secret)
-        opened.append(open_warehouse(find_workspace(root)))
-        return opened[-1]
-
-    yield open_with
-    for wh in opened:
-        wh.close()
 
 
 # Databases

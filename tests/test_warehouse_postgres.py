@@ -1,9 +1,6 @@
 """The same warehouse with its catalogue in PostgreSQL: same code, other settings."""
 
-import shutil
-import tempfile
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 from support import load, writers
@@ -26,14 +23,9 @@ WRITERS = 3
 
 
 @pytest.fixture(scope="module")
-def server():
-    place = Path(tempfile.mkdtemp(prefix="mlnb-postgres-"))
-    place.chmod(0o755)
-    try:
-        with postgres_server(place / "server") as running:
-            yield running
-    finally:
-        shutil.rmtree(place)
+def server(place):
+    with postgres_server(place / "server") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

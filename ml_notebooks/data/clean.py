@@ -158,6 +158,7 @@ def explained() -> Iterator[None]:
 
 def _ask(wh: Warehouse) -> Ask:
     def ask(query: str) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
         with explained():
             return wh.sql(query).fetchall()
 

@@ -44,6 +44,7 @@ def progress(
     done, watched, began = threading.Event(), _is_watched(), time.monotonic()
 
     def show() -> None:
+        """Show it until the block has ended."""
         shown = not done.wait(after)
         while not done.wait(1 if watched else 30):
             line = progress_line(what, counter, time.monotonic() - began, percent())

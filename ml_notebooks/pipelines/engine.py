@@ -159,6 +159,7 @@ def _redacting(
     source, sink = os.pipe()
 
     def pump() -> None:
+        """Write line by line what comes, until nobody writes any more."""
         with open(source, encoding="utf-8", errors="replace") as lines, log.open("a", encoding="utf-8") as file:
             for line in lines:
                 file.write(redact(line, hidden))

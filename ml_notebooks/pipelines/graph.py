@@ -85,6 +85,7 @@ def _nearest(wanted: Needs, name: str) -> list[str]:
 
     @cache
     def all_before(step: str) -> set[str]:
+        """The steps that it waits for, near and far."""
         return {far for before in wanted[step] for far in (before, *all_before(before))}
 
     return [before for before in wanted[name] if not any(before in all_before(other) for other in wanted[name] if other != before)]

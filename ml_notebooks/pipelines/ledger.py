@@ -119,6 +119,7 @@ def git_state(workspace: Workspace) -> tuple[str, bool | None]:
     """The commit of the repository that a workspace lies in, and whether the tree differs from it."""
 
     def git(*words: str) -> str:
+        """What git says."""
         command = ["git", "-C", str(workspace.root), *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 

@@ -23,8 +23,9 @@ from ..intake import TEXT, Intake, common_type, reject, take_in
 from ..sources import Loading, LocalFile
 from ...errors import BadSource, RowsLost
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #671dd626
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #233881a2
 _DELIMITERS = ",\t;|"
+_VALUE = re.compile(r"[+-]?\d+([.,]\d+)?|\d{4}-\d\d-\d\d([ T][\d:.]+)?")
 
 
 def header(file: LocalFile) -> tuple[str, list[str]]:  # the delimiter and the columns' names
@@ -43,6 +44,8 @@ def header(file: LocalFile) -> tuple[str, list[str]]:  # the delimiter and the c
     if not all(name.strip() for name in names):
         place = next(number for number, name in enumerate(names, 1) if not name.strip())
         raise BadSource(file.name, f"Column {place} has no name.", "Nothing was written: the first line of a file names its columns.")
+    if all(_VALUE.fullmatch(name.strip()) for name in names):
+        raise BadSource(file.name, f"Its first line holds values, not names: {', '.join(names)[:80]}.", "Nothing was written: put a line with the columns' names first.")
     return delimiter, names
 
 # %% ../../../nbs/library/data/readers/01_delimited.ipynb #ac9c423a
@@ -178,7 +181,7 @@ def _note(intake: Intake, file: LocalFile, rejected: int) -> None:
     if rejected:
         intake.execute(f"INSERT INTO {intake.rejects} {lines}")
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #37d69e0d
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #26cb6313
 def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
     """Take in the rows of a delimited file. Raises `BadSource` and `RowsLost`."""
     before, rejected_before = intake.written, intake.rejected
@@ -191,6 +194,9 @@ def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
         _forget(intake, before)
         dialect, sampled = sniff(intake, file, loading, -1), False
         rejected = _read_as(intake, file, dialect, declared)
+    if wide := _shortened(intake, file, dialect, declared):
+        said = ", ".join(f"`{value}` in `{name}`" for name, value in wide.items())
+        raise BadSource(file.name, f"It holds {said}, more digits than a DOUBLE keeps.", "Nothing was written: say with `types` what the column is, such as HUGEINT or VARCHAR.")
     if wrong := _rounded(intake, file, dialect, declared, found=False):
         said = ", ".join(f"`{value}` in `{name}`" for name, value in wrong.items())
         raise BadSource(file.name, f"It holds {said}, which its column of whole numbers would round.", "Nothing was written: mend the file, or let the column be DOUBLE, with `types` or `on_change='widen'`.")
@@ -203,7 +209,7 @@ def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
     intake.read += read
     loading.counter.rows = intake.read
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #58c27999
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #60177e52
 def _read_as(intake: Intake, file: LocalFile, dialect: Dialect, declared: dict[str, str]) -> int:
     types = chosen_types(intake, dialect.types, declared)
     with _explained(file):
@@ -220,11 +226,27 @@ def _rounded(intake: Intake, file: LocalFile, dialect: Dialect, declared: dict[s
         f"min({name}) FILTER ({name} <> TRY_CAST({name} AS {kind})::VARCHAR AND ({str(found).lower()} OR TRY_CAST({name} AS DECIMAL(38, 9)) IS DISTINCT FROM TRY_CAST({name} AS {kind})))"
         for name, kind in ((identifier(name), kind) for name, kind in whole.items())
     ]
+    return _examples(intake, file, dialect, dict(zip(whole, checks, strict=True)))
+
+
+def _shortened(intake: Intake, file: LocalFile, dialect: Dialect, declared: dict[str, str]) -> dict[str, str]:
+    """Column of decimals, by what was found -> a whole number whose digits it does not keep."""
+    names = [name for name, kind in dialect.types.items() if kind == "DOUBLE" == intake.columns.get(name.lower()) and name.lower() not in declared]
+    if not names:
+        return {}
+    (largest,) = intake.execute(f"SELECT {', '.join(f'max(abs({identifier(name)})) FILTER (isfinite({identifier(name)}))' for name in names)} FROM {intake.rows}")
+    digits = "regexp_full_match({0}, '[+-]?[0-9]{{16,38}}') AND TRY_CAST({0} AS HUGEINT) IS DISTINCT FROM TRY_CAST(TRY_CAST({0} AS DOUBLE) AS HUGEINT)"
+    far = [name for name, most in zip(names, largest, strict=True) if most is not None and most > 2**53]
+    return _examples(intake, file, dialect, {name: f"min({x}) FILTER ({digits.format(x)})" for name, x in ((name, identifier(name)) for name in far)})
+
+
+def _examples(intake: Intake, file: LocalFile, dialect: Dialect, checks: dict[str, str]) -> dict[str, str]:
+    """Column -> what its check finds in the text, where it finds something."""
     if not checks:
         return {}
     text = replace(dialect, types=dict.fromkeys(dialect.types, "VARCHAR"))
-    (values,) = intake.execute(f"SELECT {', '.join(checks)} FROM read_csv({quote(file.path)}, {_options(text)}, ignore_errors = true)")
-    return {name: value for name, value in zip(whole, values, strict=True) if value is not None}
+    (values,) = intake.execute(f"SELECT {', '.join(checks.values())} FROM read_csv({quote(file.path)}, {_options(text)}, ignore_errors = true)")
+    return {name: value for name, value in zip(checks, values, strict=True) if value is not None}
 
 
 def _surprised(intake: Intake, declared: dict[str, str]) -> bool:
