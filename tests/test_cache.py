@@ -191,6 +191,8 @@ def test_files_that_are_declared(shop):
         ("wh.tables()", "the list of tables"),
         ("wh.sql('FROM lake.snapshots()').fetchall()", "the function snapshots"),
         ("wh.connection.execute('SELECT 1')", "DuckDB's own connection"),
+        ("wh.table('raw.orders').query('v', 'FROM lake.raw.offset').fetchall()", "DuckDB's own `.query`"),
+        ("wh.table('raw.orders').create('lake.raw.copied')", "DuckDB's own `.create`"),
     ],
 )
 def test_what_has_no_versions_makes_a_step_run_each_time(shop, cell, why):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Mode', 'Warehouse', 'open_warehouse']
 
-# %% ../../nbs/library/data/10_warehouse.ipynb #28bb3fd3
+# %% ../../nbs/library/data/10_warehouse.ipynb #8f5d2f8c
 import json
 import os
 import socket
@@ -24,7 +24,7 @@ from .catalog import catalog_file, catalog_name, check_table_name, identifier, i
 from .connection import connect, turn
 from .inspection import Layout, snapshot_frame, table_frame, table_layout, table_names, table_versions
 from .messages import explain_query, explain_write
-from .queries import Reading, check_query, what_is_read
+from .queries import Reading, check_query, watch_relations, what_is_read
 from .staging import Data, stage
 from ml_notebooks.errors import (
     BadData,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ml_notebooks.data.ingest import Ingested
     from ml_notebooks.data.notes import Description
 
-# %% ../../nbs/library/data/10_warehouse.ipynb #91dfeafc
+# %% ../../nbs/library/data/10_warehouse.ipynb #33d0338e
 Mode = Literal["replace", "append", "upsert"]
 
 
@@ -60,6 +60,8 @@ class Warehouse:
         self._writing, self._pid = False, os.getpid()
         self._failed: BaseException | None = None  # what went wrong inside the transaction that is open
         self._changed: set[str] = set()  # the tables that it writes
+        if is_told():
+            watch_relations()
 
     def __enter__(self) -> "Warehouse":
         return self
