@@ -5,11 +5,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+import structlog
 from support.workspaces import make_workspace
 
+from ml_notebooks.__main__ import main
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.workspace import create_workspace, find_workspace
 
@@ -29,19 +34,43 @@ def runtime_folder():
         os.environ.pop("XDG_RUNTIME_DIR") if before is None else os.environ.update(XDG_RUNTIME_DIR=before)
 
 
+def _environment(further):
+    return {name: value for name, value in os.environ.items() if not name.startswith("MLNB_")} | further
+
+
 @pytest.fixture(scope="session")
-def mlnb():
-    """Call `mlnb` in a folder; returns the finished process."""
+def mlnb_process():
+    """Call `mlnb` in a folder, in a process of its own; returns the finished process."""
 
     def call(*words, cwd, **environment):
-        env = {name: value for name, value in os.environ.items() if not name.startswith("MLNB_")} | environment
-        return subprocess.run([*MLNB, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
+        return subprocess.run([*MLNB, *words], cwd=cwd, env=_environment(environment), capture_output=True, text=True, timeout=600)
 
     return call
 
 
 @pytest.fixture(scope="session")
-def flights(tmp_path_factory, mlnb):
+def mlnb():
+    """Call `mlnb` in a folder, in this process, which saves its start; returns what a finished process would say."""
+
+    def call(*words, cwd, **environment):
+        out, err, status, here = StringIO(), StringIO(), 0, Path.cwd()
+        with patch.dict(os.environ, _environment(environment), clear=True), patch.object(sys, "argv", ["mlnb", *map(str, words)]):
+            os.chdir(cwd)
+            try:
+                with redirect_stdout(out), redirect_stderr(err):
+                    main()
+            except SystemExit as ended:
+                status = ended.code or 0
+            finally:
+                os.chdir(here)
+                structlog.reset_defaults()
+        return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def flights(tmp_path_factory, mlnb_process):
     """A workspace in which `mlnb run flights` has run on all rows, and how that went.
 
     Each kernel has one thread for its trees: `make test` has two processes, and threads that wait for one another on
@@ -50,7 +79,7 @@ def flights(tmp_path_factory, mlnb):
     """
     folder = tmp_path_factory.mktemp("flights") / "demo"
     create_workspace(folder)
-    process = mlnb("run", "flights", cwd=folder, OMP_NUM_THREADS="1", COVERAGE_PROCESS_CONFIG="")
+    process = mlnb_process("run", "flights", cwd=folder, OMP_NUM_THREADS="1", COVERAGE_PROCESS_CONFIG="")
     assert process.returncode == 0, process.stdout + process.stderr
     return folder, process
 

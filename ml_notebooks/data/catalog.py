@@ -172,7 +172,7 @@ def _secret_statement(kind: str, **values: object) -> str:
     given = ", ".join(f"{key} {quote(value)}" for key, value in values.items() if value not in (None, ""))
     return f"CREATE SECRET (TYPE {kind}, {given})"
 
-# %% ../../nbs/library/data/02_catalog.ipynb #2224a188
+# %% ../../nbs/library/data/02_catalog.ipynb #e63cd02b
 def prepare_statements(workspace: Workspace) -> list[str]:
     """What to run on a new connection before the lake is attached: limits, time zone, extensions, credentials."""
     settings = workspace.settings.warehouse
@@ -187,6 +187,7 @@ def prepare_statements(workspace: Workspace) -> list[str]:
         f"SET temp_file_encryption = {str(is_encrypted(workspace)).lower()}",
         "SET autoinstall_known_extensions = false",
         *(f"LOAD {quote(extension_file(name))}" for name in names),
+        "SET allow_unsigned_extensions = false",  # it cannot be switched on again
     ]
     if is_postgres(settings) and settings.password:
         statements.append(_secret_statement("postgres", password=settings.password.get_secret_value()))

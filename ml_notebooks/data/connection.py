@@ -33,7 +33,7 @@ from .staging import mark
 from ..errors import MLNotebooksError
 from ..workspace import Workspace
 
-# %% ../../nbs/library/data/09_connection.ipynb #fc462041
+# %% ../../nbs/library/data/09_connection.ipynb #48150bcb
 def lock_file(workspace: Workspace) -> Path:
     """The file on which writers queue."""
     return workspace.path(workspace.settings.workspace.data) / "warehouse.lock"
@@ -53,7 +53,7 @@ warnings.filterwarnings("ignore", message="The inplace keyword in DataFrame.drop
 
 
 def _new_connection(workspace: Workspace) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect(config={"allow_unsigned_extensions": "false"})
+    connection = duckdb.connect(config={"allow_unsigned_extensions": "true"})
     for statement in prepare_statements(workspace):
         connection.execute(statement)
     with suppress(duckdb.InvalidInputException):  # in Jupyter without ipywidgets there is no bar, and it cannot be switched off
