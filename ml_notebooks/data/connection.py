@@ -125,7 +125,7 @@ def _create(workspace: Workspace) -> None:
             make_sqlite_catalog(final.with_name(final.name + ".new"))
         _create_schemas(workspace)
 
-# %% ../../nbs/library/data/09_connection.ipynb #7bdc3a53
+# %% ../../nbs/library/data/09_connection.ipynb #f6ed0cb5
 def _create_schemas(workspace: Workspace) -> None:
     final, statement = catalog_file(workspace), attach_statement(workspace, create=True)
     if final:
@@ -133,8 +133,8 @@ def _create_schemas(workspace: Workspace) -> None:
     connection = _new_connection(workspace)
     try:
         connection.execute(statement)
-        for schema in SCHEMAS:
-            connection.execute(f"CREATE SCHEMA IF NOT EXISTS lake.{schema}")
+        schemas = "; ".join(f"CREATE SCHEMA IF NOT EXISTS lake.{schema}" for schema in SCHEMAS)
+        connection.execute(f"BEGIN; {schemas}; COMMIT")
         connection.execute("CALL lake.set_option('data_inlining_row_limit', 0, schema => 'features')")  # wide tables
         connection.execute("USE memory; DETACH lake")
     finally:
