@@ -1,6 +1,6 @@
 """A profile of 10 million rows and 25 columns: seconds and peak memory, and ydata-profiling on 100,000 rows beside it.
 
-    python benchmarks/data_profile.py [--rows 10000000] [--repeats 3] [--ydata /path/to/python]
+    python benchmarks/data.py profile [--rows 10000000] [--repeats 3] [--ydata /path/to/python]
 
 The table: eight whole numbers, seven decimals (two with missing values), six texts of few to many values, three instants, one truth
 value. Each profile is made by a process of its own, so that the memory is its peak and not that of what came before; the time is

@@ -1,6 +1,6 @@
 """How fast is personal data found, and how much of it?
 
-    python benchmarks/data_privacy.py [--rows 1000000] [--tables 12]
+    python benchmarks/data.py privacy [--rows 1000000] [--tables 12]
 
 A table of twenty columns is made of 2,000 made-up people (Faker), whose values are drawn anew for every row, and
 searched. Then precision and recall are counted over labelled tables of 400 rows, half of them with columns that
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from support.people import HELD_OUT, TUNED_ON, UNSEEN, labelled_table
 from support.workspaces import make_workspace

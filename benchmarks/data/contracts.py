@@ -1,6 +1,6 @@
 """Twenty checks on ten million rows: a contract, one hand-written SQL pass, pandera's own `validate`, pointblank.
 
-    python benchmarks/data_contracts.py [--rows 10000000] [--repeats 5] [--pointblank PYTHON]
+    python benchmarks/data.py contracts [--rows 10000000] [--repeats 5] [--pointblank PYTHON]
 
 `--pointblank` is the Python of another environment that has `pointblank[duckdb]`: it does not go with ours. Each way is
 called in turn, medians are printed; every way must find the same failing rows. Exit status 1 when one does not, or when the
@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 import ibis
 import pandera.ibis as pa

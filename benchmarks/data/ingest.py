@@ -1,6 +1,6 @@
 """A CSV of ten million rows and twelve columns into the warehouse, and a merge of 100,000 rows into them.
 
-    python benchmarks/data_ingest.py [--rows 10000000]
+    python benchmarks/data.py ingest [--rows 10000000]
 
 Each is measured in a process of its own, with its largest memory; beside it what pandas takes to read the same
 file, and to merge. The bars: 1,000,000 rows/s under 2 GiB, and 5 s. Prints rows for benchmarks/README.md.
@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from support.workspaces import make_workspace
 
