@@ -41,7 +41,7 @@ def examine() -> list[Finding]:
         return [*findings, Finding("workspace", "wrong", f"{error.what} {error.found}", error.do)]
     findings.append(Finding("workspace", "ok", f"{workspace.root} (profile {chosen_profile(workspace.root) or 'none'})"))
     findings += settings(workspace)
-    checks: list[Callable[[Workspace], Finding]] = [kernel, warehouse, tracking, disk]
+    checks: list[Callable[[Workspace], Finding]] = [kernel, extensions, warehouse, tracking, disk]
     findings += [guarded(check, workspace) for check in checks]
     return [*findings, *pipelines(workspace)]
 
@@ -103,6 +103,13 @@ def kernel(workspace: Workspace) -> Finding:
     if name in known:
         return Finding("kernel", "ok", name)
     return Finding("kernel", "wrong", f"`{name}` is not among {', '.join(known)}", "Set [run] kernel in settings.ini, or install it.")
+
+
+def extensions(workspace: Workspace) -> Finding:
+    """Whether DuckDB's extensions are as their makers signed them, which is not looked at when they are used."""
+    from .data.connection import verify_extensions
+
+    return Finding("extensions", "ok", f"{', '.join(verify_extensions(workspace))}: signed by DuckDB")
 
 
 def warehouse(workspace: Workspace) -> Finding:

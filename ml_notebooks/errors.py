@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'SettingsError', 'NoWorkspace', 'WorkspaceExists',
            'MissingExtra', 'UnknownTable', 'InvalidTableName', 'UnknownSnapshot', 'BadQuery', 'BadData',
-           'ReadOnlyWarehouse', 'WarehouseLocked', 'NewerWarehouse', 'WarehouseUnavailable', 'DiskFull', 'MissingKey',
-           'UncoveredPersonalData', 'UnknownSubject', 'NotErased', 'AuditNotWritten', 'BrokenAudit', 'SealedWarehouse',
-           'BadSource', 'SourceUnavailable', 'UnknownSource', 'MissingCredential', 'BadIngest', 'TooManyRejects',
-           'RowsLost', 'SchemaChanged', 'ContractBroken', 'EmptySample', 'BadSample', 'OneClass', 'NaiveTime',
-           'NotExplainable', 'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel', 'UnknownCheck',
-           'UnknownContract', 'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn',
-           'BadRecipe', 'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell',
-           'NoParametersCell', 'UnknownParameter', 'BadParameter', 'NotRecordable', 'GateFailed', 'UndeclaredWrite',
-           'StepFailed', 'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnknownKernel',
-           'UnknownDashboard', 'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy', 'BadRange',
-           'BackfillFailed']
+           'ReadOnlyWarehouse', 'WarehouseLocked', 'NewerWarehouse', 'WarehouseUnavailable', 'BadExtension', 'DiskFull',
+           'MissingKey', 'UncoveredPersonalData', 'UnknownSubject', 'NotErased', 'AuditNotWritten', 'BrokenAudit',
+           'SealedWarehouse', 'BadSource', 'SourceUnavailable', 'UnknownSource', 'MissingCredential', 'BadIngest',
+           'TooManyRejects', 'RowsLost', 'SchemaChanged', 'ContractBroken', 'EmptySample', 'BadSample', 'OneClass',
+           'NaiveTime', 'NotExplainable', 'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel',
+           'UnknownCheck', 'UnknownContract', 'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey',
+           'UnknownColumn', 'BadRecipe', 'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook',
+           'BadParametersCell', 'NoParametersCell', 'UnknownParameter', 'BadParameter', 'NotRecordable', 'GateFailed',
+           'UndeclaredWrite', 'StepFailed', 'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy',
+           'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy',
+           'BadRange', 'BackfillFailed']
 
 # %% ../nbs/library/01_errors.ipynb #8e73d46d
 import re
@@ -197,7 +197,7 @@ class WarehouseLocked(MLNotebooksError, TimeoutError):
             "Wait for it, end it, or raise `lock_timeout` in settings.ini.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #42a2f1ff
+# %% ../nbs/library/01_errors.ipynb #bd9a0210
 class NewerWarehouse(MLNotebooksError, RuntimeError):
     """The warehouse was written by a newer version of the software."""
 
@@ -218,6 +218,14 @@ class WarehouseUnavailable(MLNotebooksError, ConnectionError):
             reason,
             "Check [warehouse] in settings.ini and that its server runs; `mlnb doctor` shows what is set.",
         )
+
+
+class BadExtension(MLNotebooksError, ImportError):
+    """An extension of DuckDB's is not what its makers signed."""
+
+    def __init__(self, name: str, reason: str):
+        package = f"duckdb-extension-{name.replace('_', '-')}"
+        super().__init__(f"DuckDB's extension `{name}` cannot be trusted.", reason, f"Install it again: `pip install --force-reinstall --no-deps {package}`.")
 
 
 class DiskFull(MLNotebooksError, OSError):

@@ -3,11 +3,14 @@
 import json
 import socket
 
+import duckdb
 import nbformat
 import pytest
 from support.processes import start
 from support.writers import hold_lock
 
+from ml_notebooks.data import connection
+from ml_notebooks.data.catalog import extension_file
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.pipelines.ledger import new_run, write_run
 from ml_notebooks.workspace import find_workspace
@@ -159,3 +162,36 @@ def test_columns_of_one_name_are_all_there(small, mlnb, query, row):
 def test_doctor_names_what_is_not_set(small, mlnb):
     found = {row["what"]: row["found"] for row in json.loads(mlnb("doctor", "--json", cwd=small).stdout)}
     assert "not set:" in found["[warehouse]"] and "password" in found["[warehouse]"].partition("not set:")[2]
+
+
+# An extension of DuckDB's that somebody changed
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """Copies extensions, one byte of each another."""
+
+    def change(name):
+        copy = tmp_path / f"{name}.duckdb_extension"
+        whole = bytearray(extension_file(name).read_bytes())
+        whole[1000] ^= 1
+        copy.write_bytes(whole)
+        return copy
+
+    return change
+
+
+def test_doctor_finds_an_extension_that_was_changed(small, mlnb, changed, monkeypatch):
+    other = changed("sqlite_scanner")
+    monkeypatch.setattr(connection, "extension_file", lambda name: other if name == "sqlite_scanner" else extension_file(name))
+    process = mlnb("doctor", "--json", cwd=small)
+    [finding] = [finding for finding in json.loads(process.stdout) if finding["what"] == "extensions"]
+    assert finding["state"] == "wrong" and "`sqlite_scanner` cannot be trusted" in finding["found"] and "--force-reinstall" in finding["do"]
+
+
+def test_no_other_extension_is_loaded_without_a_signature(small, changed):
+    with open_warehouse(find_workspace(small)) as wh:
+        with pytest.raises(duckdb.IOException, match="signature is either missing or invalid"):
+            wh.connection.execute(f"LOAD '{changed('httpfs')}'")
+        with pytest.raises(duckdb.InvalidInputException, match="allow_unsigned_extensions"):
+            wh.connection.execute("SET allow_unsigned_extensions = true")

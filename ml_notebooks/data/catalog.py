@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEMAS', 'extension_file', 'quote', 'identifier', 'same_keys', 'is_postgres', 'is_remote', 'catalog_file',
            'sealed_file', 'plain_file', 'is_encrypted', 'open_copy', 'exists', 'disk_folders', 'kept_files',
-           'catalog_name', 'table_folder', 'table_files', 'attach_statement', 'prepare_statements',
+           'catalog_name', 'table_folder', 'table_files', 'attach_statement', 'extension_names', 'prepare_statements',
            'make_sqlite_catalog', 'is_table_name', 'check_table_name']
 
 # %% ../../nbs/library/data/02_catalog.ipynb #d7dc7f5a
@@ -172,13 +172,18 @@ def _secret_statement(kind: str, **values: object) -> str:
     given = ", ".join(f"{key} {quote(value)}" for key, value in values.items() if value not in (None, ""))
     return f"CREATE SECRET (TYPE {kind}, {given})"
 
-# %% ../../nbs/library/data/02_catalog.ipynb #e63cd02b
+# %% ../../nbs/library/data/02_catalog.ipynb #bb001418
+def extension_names(workspace: Workspace) -> list[str]:
+    """The extensions of DuckDB's that a workspace's warehouse needs."""
+    settings = workspace.settings.warehouse
+    names = ["ducklake", "postgres_scanner" if is_postgres(settings) else "sqlite_scanner"]
+    return [*names, "httpfs"] if is_remote(settings) or is_encrypted(workspace) else names  # it encrypts, too
+
+
 def prepare_statements(workspace: Workspace) -> list[str]:
     """What to run on a new connection before the lake is attached: limits, time zone, extensions, credentials."""
     settings = workspace.settings.warehouse
     spill = workspace.path(workspace.settings.workspace.data) / "spill"
-    names = ["ducklake", "postgres_scanner" if is_postgres(settings) else "sqlite_scanner"]
-    names += ["httpfs"] if is_remote(settings) or is_encrypted(workspace) else []  # it encrypts, too
     statements = [
         "SET TimeZone = 'UTC'",
         f"SET threads = {settings.threads}",
@@ -186,7 +191,7 @@ def prepare_statements(workspace: Workspace) -> list[str]:
         f"SET temp_directory = {quote(spill)}",
         f"SET temp_file_encryption = {str(is_encrypted(workspace)).lower()}",
         "SET autoinstall_known_extensions = false",
-        *(f"LOAD {quote(extension_file(name))}" for name in names),
+        *(f"LOAD {quote(extension_file(name))}" for name in extension_names(workspace)),
         "SET allow_unsigned_extensions = false",  # it cannot be switched on again
     ]
     if is_postgres(settings) and settings.password:
