@@ -403,6 +403,27 @@ def test_a_changed_environment_gets_a_new_parent_and_ends_the_old_one(folder, mo
     stop_parents()
 
 
+def test_a_new_parent_takes_away_what_killed_processes_left(folder, monkeypatch):
+    runtime, old = kernels.runtime_folder(), time.time() - 7200
+    left, new, log = runtime / "k01234567-1", runtime / "k89abcdef-1", runtime / "0123456789ab-0123456789ab.log"
+    for path in (left, new):
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(str(path))
+    log.touch()
+    with kernel(folder) as (manager, client):
+        assert say(client, "print(1)") == "1\n"
+        used = [Path(f"{manager.ip}-{number}") for number in range(1, 6)]
+        for path in (left, log, *filter(Path.exists, used)):
+            os.utime(path, (old, old))
+        state = [*kernels._installed_state(), ("another package", 1)]
+        monkeypatch.setattr(kernels, "_installed_state", lambda: state)
+        with kernel(folder):
+            assert not left.exists() and not log.exists() and new.exists()
+            assert say(client, "print(2)") == "2\n" and any(map(Path.exists, used))
+    new.unlink()
+    stop_parents()
+
+
 def test_the_installed_state_changes_with_the_packages(tmp_path, monkeypatch):
     monkeypatch.setattr(kernels.site, "getsitepackages", lambda: [str(tmp_path)])
     before = kernels._installed_state()

@@ -76,7 +76,7 @@ def runtime_folder() -> Path:
         raise PermissionError(f"{folder} is not a folder that only this user may enter")
     return folder
 
-# %% ../../nbs/library/pipelines/11_kernels.ipynb #a5f876e1
+# %% ../../nbs/library/pipelines/11_kernels.ipynb #4ab44db1
 def _connect(path: Path) -> socket.socket | None:
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -96,12 +96,25 @@ def _parent(path: Path, env: dict[str, str], settings: KernelSettings) -> socket
             return line
         for older in path.parent.glob(f"{path.name.partition('-')[0]}-*.sock"):
             ask(older, STOP)
+        _sweep(path.parent)
         _start_parent(path, env, settings)
         for _ in range(500):
             if line := _connect(path):
                 return line
             time.sleep(0.02)
     raise ConnectionError(f"the warm parent did not come up: see {path.with_suffix('.log')}")
+
+
+def _sweep(folder: Path) -> None:
+    for left in [*folder.glob("k*-[1-5]"), *folder.glob("*.log")]:
+        with suppress(OSError):
+            socket_file = left.with_suffix(".sock") if left.suffix == ".log" else left
+            if left.stat().st_mtime > time.time() - 3600:
+                continue
+            if line := _connect(socket_file):
+                line.close()
+            else:
+                left.unlink()
 
 
 def _start_parent(path: Path, env: dict[str, str], settings: KernelSettings) -> None:
