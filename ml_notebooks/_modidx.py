@@ -840,6 +840,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'ml_notebooks/data/intake.py'),
                                           'ml_notebooks.data.intake.Intake.execute': ( 'library/data/intake.html#intake.execute',
                                                                                        'ml_notebooks/data/intake.py'),
+                                          'ml_notebooks.data.intake.Intake.probe': ( 'library/data/intake.html#intake.probe',
+                                                                                     'ml_notebooks/data/intake.py'),
                                           'ml_notebooks.data.intake.Intake.rejected': ( 'library/data/intake.html#intake.rejected',
                                                                                         'ml_notebooks/data/intake.py'),
                                           'ml_notebooks.data.intake.Intake.rejected_rows': ( 'library/data/intake.html#intake.rejected_rows',

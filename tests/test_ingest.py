@@ -477,6 +477,29 @@ def test_inside_a_transaction_it_is_part_of_it(wh, table, tmp_path):
     assert rows_of(wh, table) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("rows.csv", b"id,name\n1,a\n2\n3,c\n"), ("rows.json", b'{"id": 1, "name": "a"}\n{"id": \n{"id": 3, "name": "c"}\n')],
+)
+def test_malformed_rows_do_not_end_the_transaction_that_they_are_read_in(wh, tmp_path, name, data):
+    table = f"raw.within_{name.removeprefix('rows.')}"
+    with wh.transaction():
+        wh.publish("raw.before", "SELECT 1 AS id")
+        done = ingest(wh, table, write(tmp_path, data, name), max_rejects=1)
+        wh.publish("raw.after", "SELECT 1 AS id")
+    assert (done.inserted, done.rejected, rows_of(wh, table)) == (2, 1, [(1, "a"), (3, "c")])
+    assert len(wh.table("raw.before")) == len(wh.table("raw.after")) == len(wh.table(f"{table}__rejects")) == 1
+
+
+def test_a_source_that_fails_inside_a_transaction_fails_it_with_the_same_words(wh, table, tmp_path):
+    before = rows_of(wh, table)
+    with pytest.raises(BadSource, match="read whole or not at all"), wh.transaction():  # noqa: PT012
+        wh.publish(table, "SELECT 9 AS id, 'i' AS name")
+        with pytest.raises(BadSource):
+            ingest(wh, table, write(tmp_path, b'[{"id": 1}, {"id": 2', "rows.json"), mode="append")
+    assert rows_of(wh, table) == before
+
+
 # What nobody thought of
 
 

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['BOOKS', 'Ingested', 'watermark', 'ingest']
 
-# %% ../../nbs/library/data/22_ingest.ipynb #22fe83f4
+# %% ../../nbs/library/data/22_ingest.ipynb #f8b63c20
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,7 +168,7 @@ def _check_rejects(intake: Intake, plan: Plan) -> None:
         error.do = "Say which `encoding` the file has, such as `cp1252` where it comes from Windows; `.rejects` of this error holds them."
     raise error
 
-# %% ../../nbs/library/data/22_ingest.ipynb #4dc2f9aa
+# %% ../../nbs/library/data/22_ingest.ipynb #69a4fa70
 def ingest(
     wh: Warehouse,
     table: str,  # for example `raw.orders`
@@ -191,11 +192,12 @@ def ingest(
     if wh.read_only:
         raise ReadOnlyWarehouse(table)
     found = find_source(source, **options)
-    intake = Intake(wh, table, widen=on_change == "widen")
-    try:
-        return _ingest(intake, plan, found, message)
-    finally:
-        intake.clear()
+    with wh.transaction() if wh._writing else nullcontext():  # what fails inside a transaction fails all of it
+        intake = Intake(wh, table, widen=on_change == "widen")
+        try:
+            return _ingest(intake, plan, found, message)
+        finally:
+            intake.clear()
 
 # %% ../../nbs/library/data/22_ingest.ipynb #750e9a08
 def _ingest(intake: Intake, plan: Plan, source: Source | FileSource, message: str) -> Ingested:

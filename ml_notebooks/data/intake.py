@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TEXT', 'common_type', 'columns_of', 'table_columns', 'Intake', 'take_in', 'take_in_arrow', 'reject']
 
-# %% ../../nbs/library/data/16_intake.ipynb #e68d3395
+# %% ../../nbs/library/data/16_intake.ipynb #31c41139
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -45,7 +45,7 @@ def table_columns(wh: Warehouse, table: str) -> dict[str, str]:
     query = "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = 'lake' AND schema_name = ? AND table_name = ? ORDER BY column_index"
     return dict(wh._connection.execute(query, [schema, name]).fetchall())
 
-# %% ../../nbs/library/data/16_intake.ipynb #0bf2e4ea
+# %% ../../nbs/library/data/16_intake.ipynb #237c1851
 class Intake:
     """The rows of one load, in a temporary table, and those that were rejected, in another."""
 
@@ -69,6 +69,11 @@ class Intake:
     def execute(self, statement: str, parameters: list[object] | None = None) -> list[tuple[Any, ...]]:
         """Run a statement on the warehouse's connection."""
         return self.wh._connection.execute(statement, parameters).fetchall()
+
+    def probe(self, query: str) -> list[tuple[Any, ...]]:
+        """What a query over files yields; where it fails, a transaction that is open goes on."""
+        with closing(self.wh._connection.cursor()) as own:
+            return own.execute(query).fetchall()
 
     def clear(self) -> None:
         """Drop the temporary tables."""

@@ -86,7 +86,7 @@ def _explained(file: LocalFile) -> Iterator[None]:
     except duckdb.Error as error:
         raise BadSource(file.name, str(error).splitlines()[0][:300], "Nothing was written: mend the file, or say its `delimiter`, `encoding`, `decimal` or `types`.") from error
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #5963248b
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #31647a4c
 def sniff(intake: Intake, file: LocalFile, loading: Loading, sample: int) -> Dialect:
     """The dialect and the types of a file, found in so many of its rows; -1 for all."""
     delimiter, names = header(file)
@@ -108,7 +108,7 @@ def sniff(intake: Intake, file: LocalFile, loading: Loading, sample: int) -> Dia
 def _sniffed(intake: Intake, path: Path, plain: Dialect, sample: int) -> tuple[dict[str, str], str, str] | None:
     query = f"SELECT Columns, DateFormat, TimestampFormat FROM sniff_csv({quote(path)}, sample_size = {sample}, {', '.join(_fixed(plain))})"
     try:
-        columns, date, timestamp = intake.execute(query)[0]
+        columns, date, timestamp = intake.probe(query)[0]
     except duckdb.Error:
         return None
     if len(columns) != len(plain.types):

@@ -50,12 +50,12 @@ def _is_whole(path: Path) -> bool:
     """Whether a file of a size that fits into memory is one object, over several lines."""
     return path.stat().st_size <= 16 * LINE and _is_line(path.read_bytes())
 
-# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #972c93ae
+# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #53450d84
 def _types(intake: Intake, path: Path) -> dict[str, str] | None:  # none where a line is malformed, or gives a name twice
     query = f"DESCRIBE SELECT * FROM read_ndjson({quote(path)}, sample_size = -1, records = true, hive_partitioning = false, maximum_object_size = {LINE})"
     twins = f"SELECT count(*) FROM read_ndjson_objects({quote(path)}, maximum_object_size = {LINE}) WHERE list_unique(json_keys(lower(json::VARCHAR))) < len(json_keys(json))"
     try:
-        return None if intake.execute(twins)[0][0] else {name: kind for name, kind, *_ in intake.execute(query)}
+        return None if intake.probe(twins)[0][0] else {name: kind for name, kind, *_ in intake.probe(query)}
     except duckdb.Error:
         return None
 
