@@ -292,6 +292,81 @@ def test_a_fraction_in_a_column_of_whole_numbers_is_said(wh, tmp_path, options):
     assert wh.sql("FROM raw.whole").fetchall() == [(1,), (2,)]
 
 
+def rows_written(*values):
+    """Lines of JSON, each with one value."""
+    return "".join(f'{{"v": {value}}}\n' for value in values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "kept"),
+    [
+        ("BIGINT", rows_written("1", "5.49", '"7.9999"', "5.0", "5e2"), ["1", "5", "500"]),
+        ("TINYINT", rows_written("1", "300", "2.5"), ["1"]),
+        ("DATE", rows_written('"2013-01-02"', '"2013-01-02 10:00:00"'), ["2013-01-02"]),
+        ("DECIMAL(5,1)", rows_written("2.5", "2.55"), ["2.5"]),
+        ("DOUBLE", rows_written("2.5", "1e400"), ["2.5"]),
+    ],
+)
+def test_json_values_that_their_type_would_cut_are_rejected(wh, tmp_path, kind, text, kept):
+    table, lines = f"raw.cuts_{kind[:5].lower()}", text.count("\n")
+    done = ingest(wh, table, write(tmp_path, text, "rows.json"), types={"v": kind}, max_rejects=9)
+    assert (done.inserted, done.rejected) == (len(kept), lines - len(kept))
+    assert wh.sql(f"SELECT typeof(v), v::VARCHAR FROM {table}").fetchall() == [(kind, value) for value in kept]
+    assert wh.sql(f'SELECT count(*) FROM {table}__rejects WHERE reason LIKE \'%is no {kind} that can be read%\'').fetchall() == [(lines - len(kept),)]  # fmt: skip
+
+
+def test_an_object_whose_parts_would_be_cut_is_a_change(wh, tmp_path):
+    ingest(wh, "raw.parts", write(tmp_path, rows_written('{"a": 1}'), "rows.json"))
+    with pytest.raises(SchemaChanged, match=r"`v` was STRUCT\(a BIGINT\) and is STRUCT\(a DOUBLE\)"):
+        ingest(wh, "raw.parts", write(tmp_path, rows_written('{"a": 5.49}'), "rows.json"))
+
+
+@pytest.mark.parametrize("value", ["9007199254740993", "123456789012345678901234567890"])
+@pytest.mark.parametrize("name", ["rows.csv", "rows.json"])
+@pytest.mark.parametrize("held", [True, False])
+def test_digits_that_a_column_of_decimals_does_not_keep_are_said(wh, tmp_path, name, value, held):
+    table = f"raw.digits{len(value)}_{name[5:]}_{held}".lower()
+    if held:
+        wh.publish(table, "SELECT 1.5::DOUBLE AS v")
+    text = f"v\n{value}\n1.5\n" if name == "rows.csv" else rows_written(value, "1.5")
+    with pytest.raises(BadSource, match=rf"It holds `{value}` in `v`, more digits than a DOUBLE keeps"):
+        ingest(wh, table, write(tmp_path, text, name), mode="append")
+    assert ingest(wh, table, write(tmp_path, text, name), mode="append", types={"v": "DOUBLE"}).inserted == 2
+
+
+@pytest.mark.parametrize(("kind", "value"), [("DATE", "2013-01-02 10:00:00"), ("DECIMAL(5,1)", "2.55")])
+def test_a_type_that_holds_less_than_the_text_is_said(wh, tmp_path, kind, value):
+    with pytest.raises(BadSource, match=f"It holds `{value}` in `v`, more than the type that `types` says keeps"):
+        ingest(wh, "raw.less", write(tmp_path, f"v\n{value}\n"), types={"v": kind})
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "found"),
+    [
+        (["1", '"a"', "2.5", "true", "null"], "VARCHAR", ["1", "a", "2.5", "true", None]),
+        (['"2013-01-01"', "5"], "VARCHAR", ["2013-01-01", "5"]),
+        (['["x", 1]', "[true]", "[]"], "VARCHAR[]", [["x", "1"], ["true"], []]),
+        (['{"a": 1}', '{"a": "b c"}'], "STRUCT(a VARCHAR)", [{"a": "1"}, {"a": "b c"}]),
+        (['{"a": 1}', "2"], "JSON", ['{"a":1}', "2"]),
+        (["null", "null"], "VARCHAR", [None, None]),
+    ],
+)
+def test_texts_among_other_values_have_no_quotes(wh, tmp_path, values, kind, found):
+    ingest(wh, "raw.mixed", write(tmp_path, rows_written(*values), "rows.json"), on_change="widen")
+    assert wh.sql("SELECT DISTINCT typeof(v) FROM raw.mixed").fetchall() == [(kind,)]
+    assert [value for (value,) in wh.sql("SELECT v FROM raw.mixed").fetchall()] == found
+    wh._connection.execute("DROP TABLE lake.raw.mixed")
+
+
+def test_texts_and_numbers_of_several_files_are_texts(wh, tmp_path):
+    for name, value in (("a", "null"), ("b", "7"), ("c", '"x"')):
+        write(tmp_path, rows_written(value), f"{name}.json")
+    assert ingest(wh, "raw.several", f"{tmp_path}/*.json").inserted == 3
+    assert wh.sql("SELECT v FROM raw.several").fetchall() == [(None,), ("7",), ("x",)]
+    ingest(wh, "raw.several", write(tmp_path, rows_written("7", '"z"'), "e.json"), mode="append")
+    assert wh.sql("SELECT v FROM raw.several OFFSET 3").fetchall() == [("7",), ("z",)]
+
+
 @pytest.mark.parametrize(("last", "kind"), [("12.5", "DOUBLE"), ("00012", "VARCHAR")])
 def test_what_comes_late_in_a_large_file_is_not_rounded(wh, tmp_path, monkeypatch, last, kind):
     monkeypatch.setattr(delimited, "_ALL", 1000)
