@@ -367,6 +367,23 @@ def test_texts_and_numbers_of_several_files_are_texts(wh, tmp_path):
     assert wh.sql("SELECT v FROM raw.several OFFSET 3").fetchall() == [("7",), ("z",)]
 
 
+TEXTS = ["O'Brien", "'x'", "a\\", 'say "so"', "k\\', (", "[1, {2}]", " ", "", "NULL", "ü\t\n"]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [lambda text: {"a": text}, lambda text: [text], lambda text: [{"a": [text]}], lambda text: {f"{n}{text}": text for n in range(9)}, lambda text: text],
+    ids=["object", "list", "list of objects", "many names", "text"],
+)  # fmt: skip
+def test_what_stands_inside_an_object_comes_back_as_it_was(wh, tmp_path, shape):
+    """Few rows, which DuckLake would keep in its catalogue; and of a map, whose keys differ from row to row."""
+    path = write(tmp_path, "".join(json.dumps({"v": shape(text)}) + "\n" for text in TEXTS), "rows.json")
+    ingest(wh, "raw.inside", path)
+    found = [value for (value,) in wh.sql("SELECT to_json(v)::VARCHAR FROM raw.inside").fetchall()]
+    assert [json.loads(value) for value in found] == [shape(text) for text in TEXTS]
+    wh._connection.execute("DROP TABLE lake.raw.inside")
+
+
 @pytest.mark.parametrize(("last", "kind"), [("12.5", "DOUBLE"), ("00012", "VARCHAR")])
 def test_what_comes_late_in_a_large_file_is_not_rounded(wh, tmp_path, monkeypatch, last, kind):
     monkeypatch.setattr(delimited, "_ALL", 1000)
