@@ -7,6 +7,7 @@ import lzma
 import random
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -515,6 +516,67 @@ def test_folders_say_what_columns_hold(wh, tmp_path):
     write(tmp_path, b"not data", "_SUCCESS")
     assert ingest(wh, "raw.hive", tmp_path).inserted == 3
     assert rows_of(wh, "raw.hive") == [(2014, 2013, 1), (2015, 2013, 2), (2015, 2014, 1)]
+
+
+# Sheets
+
+
+@pytest.fixture
+def a_sheet(tmp_path):
+    """Write rows as a sheet, cells merged on demand."""
+    import xlsxwriter
+
+    def a_sheet(rows, merged="", name="rows.xlsx"):
+        with xlsxwriter.Workbook(tmp_path / name, {"default_date_format": "yyyy-mm-dd hh:mm"}) as book:
+            sheet = book.add_worksheet("rows")
+            for number, row in enumerate(rows):
+                sheet.write_row(number, 0, row)
+            if merged:
+                sheet.merge_range(merged, "Both")
+        return tmp_path / name
+
+    return a_sheet
+
+
+def test_a_sheet_has_the_types_that_were_asked_for(wh, a_sheet):
+    rows = [["id", "zip", "day", "at", "flag"], [1, 501, date(2013, 1, 2), datetime(2013, 1, 2, 5, 15), True], [], [2, 10001.0, datetime(2013, 1, 3), date(2013, 1, 3), False]]  # fmt: skip
+    types = {"ID": "INTEGER", "zip": "VARCHAR", "day": "DATE", "flag": "BOOLEAN"}
+    ingest(wh, "raw.sheet_types", a_sheet(rows), types=types)
+    assert [str(kind) for kind in wh.table("raw.sheet_types").types] == ["INTEGER", "VARCHAR", "DATE", "TIMESTAMP", "BOOLEAN"]  # fmt: skip
+    found = [(1, "501", date(2013, 1, 2), datetime(2013, 1, 2, 5, 15), True), (2, "10001", date(2013, 1, 3), datetime(2013, 1, 3), False)]  # fmt: skip
+    assert wh.table("raw.sheet_types").fetchall() == found
+    ingest(wh, "raw.sheet_types", a_sheet([rows[0], rows[1]], name="more.xlsx"), types={"zip": "VARCHAR"}, mode="append", on_change="widen")  # fmt: skip
+    assert str(wh.table("raw.sheet_types").types[0]) == "INTEGER"
+
+
+def test_a_cell_that_its_type_would_cut_is_rejected_with_its_row(wh, a_sheet):
+    rows = [["id", "n", "day"], [1, 5.49, date(2013, 1, 2)], [], [2, 7, datetime(2013, 1, 2, 5, 15)], [3, 8, date(2013, 1, 2)], [4, "odd", date(2013, 1, 2)]]  # fmt: skip
+    with pytest.raises(TooManyRejects, match=r"line 2, `n`: `5\.49` is no BIGINT that can be read"):
+        ingest(wh, "raw.sheet_cuts", a_sheet(rows), types={"n": "BIGINT", "day": "DATE"})
+    done = ingest(wh, "raw.sheet_cuts", a_sheet(rows), types={"n": "BIGINT", "day": "DATE"}, max_rejects=3)
+    assert (done.read, done.inserted, done.rejected) == (4, 1, 3)
+    assert wh.table("raw.sheet_cuts").fetchall() == [(3.0, 8, date(2013, 1, 2))]
+    assert wh.sql("SELECT line, text FROM raw.sheet_cuts__rejects ORDER BY line").fetchall() == [(2, "5.49"), (4, "2013-01-02 05:15:00"), (6, "odd")]  # fmt: skip
+    with pytest.raises(SchemaChanged, match="`n` was BIGINT and is DOUBLE"):
+        ingest(wh, "raw.sheet_cuts", a_sheet(rows[:2]), mode="append")
+
+
+@pytest.mark.parametrize(
+    ("rows", "merged", "options", "words"),
+    [
+        ([["", "", "n"], ["a", "b", 1]], "A1:B1", {}, "Cells of its header are merged: A1:B1"),
+        ([["id", "Id"], [1, 2]], "", {}, "several columns called `Id`"),
+        ([["id", ""], [1, 2]], "", {}, "Cells of its header are empty: B1"),
+        ([], "", {}, "Cells of its header are empty: all"),
+        ([["id"], [1]], "", {"part": "row"}, "no sheet `row`. Did you mean `rows`"),
+        ([["id"], [1]], "", {"types": {"day": "DATE"}}, "no column `day`"),
+    ],
+)
+def test_a_sheet_that_is_no_table_is_refused(wh, table, a_sheet, rows, merged, options, words):
+    before = rows_of(wh, table)
+    with pytest.raises(BadSource, match=words):
+        ingest(wh, table, a_sheet(rows, merged), mode="append", **options)
+    assert rows_of(wh, table) == before
 
 
 # Sources by address, credentials, lineage

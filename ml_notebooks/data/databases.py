@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['arrow_array', 'arrow_batch', 'Database']
 
-# %% ../../nbs/library/data/19_databases.ipynb #67279693
+# %% ../../nbs/library/data/19_databases.ipynb #018c4152
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from ..logs import redact
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# %% ../../nbs/library/data/19_databases.ipynb #9f420ece
+# %% ../../nbs/library/data/19_databases.ipynb #a013ae6d
 def _text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
@@ -37,6 +38,8 @@ def arrow_array(values: list[Any]) -> "pa.Array":
 
     if any(isinstance(value, dict | list | memoryview) for value in values):
         values = [_text(value) if isinstance(value, dict | list) else bytes(value) if isinstance(value, memoryview) else value for value in values]
+    if {date, datetime} <= set(map(type, values)):
+        values = [datetime(value.year, value.month, value.day) if type(value) is date else value for value in values]
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
