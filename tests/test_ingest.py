@@ -82,6 +82,16 @@ def write(folder, data, name="rows.csv"):
         ("rows.csv", "id,name\n1,é\n".encode() + "2,é\n".encode("latin-1"), {}, TooManyRejects, "line 3.*not utf-8.*Say which `encoding`"),
         ("rows.csv", "id,name\n1,é\n".encode("latin-1"), {"encoding": "ascii"}, BadSource, "It is not ascii"),
         ("rows.csv", b"name,id\na,1\n", {"types": {"day": "DATE"}}, BadSource, "no column `day`"),
+        ("rows.csv", b"id,name\n1,a\n", {"encoding": "utf-9"}, BadSource, "`utf-9` is no encoding of text. Did you mean `utf-8`.*Give one that Python knows"),
+        ("rows.json", b'{"id": 1}', {"encoding": "base64"}, BadSource, "`base64` is no encoding of text"),
+        ("rows.csv", b"id,name\n1,a\n", {"delimiter": "||"}, BadSource, r"'\|\|' is no delimiter. Give one character"),
+        ("rows.csv", b"id,name\n1,a\n", {"delimiter": '"'}, BadSource, "is no delimiter. Give one character"),
+        ("rows.csv", b"id,name\n1,a\n", {"delimiter": "\0"}, BadSource, "is no delimiter. Give one character"),
+        ("rows.csv", b"id,name\n1,a\n", {"thousands": "ab"}, BadSource, "max one character. Nothing was written: .* say its"),
+        ("rows.csv", "id,name\n1,a\n".encode("utf-16-le"), {}, BadSource, "holds NUL bytes, .*Say its `encoding`, such as `utf-16-le`"),
+        ("rows.csv", b"id,name\n1,a\n\0\0\0", {}, TooManyRejects, "line 3, `name`: Expected Number of Columns: 2 Found: 1"),
+        ("rows.json", b'{"id": 1, "name": "a\0"}\n', {}, TooManyRejects, "line 1: It is not JSON: Invalid control character"),
+        ("rows.json", b'{"i\\u0000d": 1}\n', {}, BadSource, "look for unusual names"),
         ("rows.csv.gz", gzip.compress(b"id,name\n" + b"1,a\n" * 9999, mtime=0)[:-30], {}, BadSource, "cut off or damaged"),
         ("rows.csv.bz2", bz2.compress(b"id,name\n" + b"1,a\n" * 9999)[:-9], {}, BadSource, "cut off or damaged"),
         ("rows.csv.xz", lzma.compress(b"id,name\n" + b"1,a\n" * 9999)[:-9], {}, BadSource, "cut off or damaged"),
@@ -118,6 +128,10 @@ def test_bad_input_is_named_and_changes_nothing(wh, table, tmp_path, name, data,
         ("id,name\n1,é\n".encode("utf-16"), [(1, "é")], []),
         (b"id\tname\r1\ta\r2\tb\r", [(1, "a"), (2, "b")], []),
         (b"id,name\n\n1,a\n\n", [(1, "a")], []),
+        (b"id,name\r\n1,a\n2,b\r\n", [(1, "a"), (2, "b")], []),
+        (b"id,name\n1,a\r\n2\n3,c\r4,d\n", [(1, "a"), (3, "c"), (4, "d")], [(3, "2")]),
+        (b'id,name\n1,"a\r\nb"\r\n2,"c\rd, ""e"""\n3,5" pipe\r\n4,f\n', [(1, "a\r\nb"), (2, 'c\rd, "e"'), (3, '5" pipe'), (4, "f")], []),
+        (b"id,name\n1,a\0b\n", [(1, "a\0b")], []),
         (b"id,name\nx,a,b\n3,c\n", [(3, "c")], [(2, "x,a,b")]),
         (b"id,name\r\n1,a\r\n2\r\n3,c\r\n", [(1, "a"), (3, "c")], [(3, "2")]),
         (b"id,name\n1," + b"x" * (LINE + 10) + b"\n2,b\n", [(2, "b")], [(2, "1,xxx")]),
@@ -172,7 +186,7 @@ def test_a_column_of_missing_values_has_a_type_and_takes_others_later(wh, tmp_pa
 
 def test_a_row_that_cannot_be_accounted_for_stops_everything(wh, table, tmp_path, monkeypatch):
     before = rows_of(wh, table)
-    monkeypatch.setattr("ml_notebooks.data.readers.delimited.count_lines", lambda path, loading: 99)
+    monkeypatch.setattr("ml_notebooks.data.readers.delimited.count_lines", lambda path, loading: (99, False))
     monkeypatch.setattr("ml_notebooks.data.readers.delimited._account", lambda intake, file, dialect: 98)
     with pytest.raises(RowsLost, match="98 were counted, 1 arrived and 0 were rejected"):
         ingest(wh, table, write(tmp_path, "id,name\n1,a\n"))

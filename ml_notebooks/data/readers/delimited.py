@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['header', 'Dialect', 'sniff', 'chosen_types', 'declared_types', 'plausible', 'with_partitions', 'read']
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #39a52eef
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #132979ee
 import csv
 import re
 import sys
@@ -19,12 +19,12 @@ from pathlib import Path
 import duckdb
 
 from ..catalog import identifier, quote
-from ..files import LINE, bounded_lines, count_lines
+from ..files import LINE, bounded_lines, count_lines, with_plain_ends
 from ..intake import TEXT, WHOLE, Intake, common_type, forget, is_kept, reject, take_in
 from ..sources import Loading, LocalFile
 from ...errors import BadSource, RowsLost
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #233881a2
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #d8de055b
 _DELIMITERS = ",\t;|"
 _VALUE = re.compile(r"[+-]?\d+([.,]\d+)?|\d{4}-\d\d-\d\d([ T][\d:.]+)?")
 
@@ -34,6 +34,10 @@ def header(file: LocalFile) -> tuple[str, list[str]]:  # the delimiter and the c
     _, line, whole = next(bounded_lines(file.path))
     if not whole:
         raise BadSource(file.name, f"Its first line is longer than {LINE:,} bytes.", "Is it text with one row a line?")
+    if b"\0" in line:
+        raise BadSource(file.name, "Its first line holds NUL bytes, which no text does.", "Say its `encoding`, such as `utf-16-le`, or its `format`.")
+    if len(file.how.delimiter) > 1 or file.how.delimiter in ('"', "\n", "\r", "\0"):
+        raise BadSource(file.name, f"{file.how.delimiter!r} is no delimiter.", "Give one character that is no quote and no end of a line, such as `;`, or none: it is then found.")
     text = line.decode("utf-8", errors="replace")
     outside = Counter(re.sub(r'"[^"]*"', "", text))
     delimiter = file.how.delimiter or max(_DELIMITERS, key=lambda one: outside[one])
@@ -79,13 +83,13 @@ def _fixed(dialect: Dialect) -> list[str]:
     options += [f"{name} = {quote(value)}" for name, value in formats.items() if value]
     return [*options, f"nullstr = {quote(dialect.missing)}", f"max_line_size = {LINE}"]
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #059dda22
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #1a9f2e5f
 @contextmanager
 def _explained(file: LocalFile) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        raise BadSource(file.name, str(error).splitlines()[0][:300], "Nothing was written: mend the file, or say its `delimiter`, `encoding`, `decimal` or `types`.") from error
+        raise BadSource(file.name, f"{str(error).splitlines()[0][:300].rstrip('.! ')}.", "Nothing was written: mend the file, or say its `delimiter`, `encoding`, `decimal` or `types`.") from error
 
 # %% ../../../nbs/library/data/readers/01_delimited.ipynb #31647a4c
 def sniff(intake: Intake, file: LocalFile, loading: Loading, sample: int) -> Dialect:
@@ -181,11 +185,14 @@ def _note(intake: Intake, file: LocalFile, rejected: int) -> None:
     if rejected:
         intake.execute(f"INSERT INTO {intake.rejects} {lines}")
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #161a64ed
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #bad5280c
 def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
     """Take in the rows of a delimited file. Raises `BadSource` and `RowsLost`."""
     before, rejected_before = intake.written, intake.rejected
-    lines = count_lines(file.path, loading)
+    lines, mixed = count_lines(file.path, loading)
+    if mixed:
+        file = with_plain_ends(file, header(file)[0], loading)
+        lines, _ = count_lines(file.path, loading)
     dialect = sniff(intake, file, loading, -1 if file.path.stat().st_size < _ALL else _SAMPLE)
     declared = declared_types(file, list(dialect.types))
     sampled = file.path.stat().st_size >= _ALL

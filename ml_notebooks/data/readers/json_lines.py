@@ -51,7 +51,7 @@ def _is_whole(path: Path) -> bool:
     """Whether a file of a size that fits into memory is one object, over several lines."""
     return path.stat().st_size <= 16 * LINE and _is_line(path.read_bytes())
 
-# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #923283d9
+# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #b65df4c7
 _NOTHING = '"NULL"'  # the type of a column without a value
 
 
@@ -62,6 +62,8 @@ def _types(intake: Intake, path: Path) -> dict[str, str] | None:  # none where a
         if intake.probe(twins)[0][0]:
             return None
         found = {name: kind for name, kind, *_ in intake.probe(query)}
+        if any("\0" in name for name in found):
+            return None
         mixed = {name: kind for name, kind in found.items() if kind == "JSON"}
         texts = f"SELECT {', '.join(f'''bool_or(json_type({identifier(name)}) = 'VARCHAR')''' for name in mixed)} FROM ({_query(path, mixed)})"
         held = zip(mixed, intake.probe(texts)[0] if mixed else (), strict=True)
