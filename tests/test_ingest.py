@@ -5,8 +5,10 @@ import gzip
 import json
 import lzma
 import random
+import sqlite3
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import date, datetime
 from pathlib import Path
 
@@ -591,6 +593,73 @@ def test_a_sheet_that_is_no_table_is_refused(wh, table, a_sheet, rows, merged, o
     with pytest.raises(BadSource, match=words):
         ingest(wh, table, a_sheet(rows, merged), mode="append", **options)
     assert rows_of(wh, table) == before
+
+
+# SQLite
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A database with a table of three orders, and its address."""
+    with closing(sqlite3.connect(tmp_path / "shop.sqlite", isolation_level=None)) as shop:
+        shop.execute("CREATE TABLE orders (id INTEGER, note TEXT)")
+        shop.executemany("INSERT INTO orders VALUES (?, ?)", [(8, "a"), (9, "b"), (10, "c")])
+        yield shop, f"sqlite:///{tmp_path / 'shop.sqlite'}"
+
+
+@pytest.mark.parametrize("end", [";", " ;\n; ", "-- all of them", "; -- all;", "/* all */;", "\n--'\n"])
+def test_what_ends_a_query_is_no_part_of_it(wh, shop, end):
+    _, address = shop
+    assert ingest(wh, "raw.ended", address, query=f"SELECT id, '-- ;' AS mark FROM orders{end}").inserted == 3
+
+
+@pytest.mark.parametrize("place", ["missing.sqlite", "folder/missing.sqlite", "", "file:{}/missing.sqlite?uri=true"])
+def test_a_database_that_is_not_there_is_not_made(wh, tmp_path, place):
+    path = place.format(tmp_path) if place.startswith("file:") else tmp_path / place
+    with pytest.raises(BadSource, match="There is no such file"):
+        ingest(wh, "raw.missing", f"sqlite:///{path}", table="orders")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_a_database_is_told_once(wh, shop):
+    with pytest.raises(BadSource) as caught:
+        ingest(wh, "raw.once", shop[1], table="oders")
+    assert str(caught.value).count("could not be read") == 1
+
+
+@pytest.mark.parametrize("what", [{"table": "orders"}, {"query": "SELECT id, note FROM orders"}, {"query": "SELECT id + 0 AS id, note FROM orders"}], ids=["table", "query", "computed"])  # fmt: skip
+def test_an_incremental_load_of_a_table_that_is_emptied_and_filled(wh, shop, what):
+    orders, address = shop
+    table = f"raw.emptied_{abs(hash(str(what)))}"
+
+    def load():
+        return ingest(wh, table, address, mode="incremental", cursor="id", **what).inserted
+
+    assert [load(), load()] == [3, 0]
+    orders.execute("DELETE FROM orders")
+    assert load() == 0
+    orders.execute("INSERT INTO orders VALUES (10, 'late'), (11, 'd'), (7, 'never'), (NULL, 'e')")
+    assert [load(), load()] == [3, 0]
+    assert wh.sql(f"SELECT list(note ORDER BY note) FROM {table}").fetchall() == [(["a", "b", "c", "d", "e", "late"],)]
+
+
+@pytest.mark.parametrize("what", [{"table": "orders"}, {"query": "SELECT id + 0 AS id, note FROM orders"}], ids=["table", "computed"])
+def test_an_incremental_load_that_begins_with_an_empty_table(wh, shop, what):
+    orders, address = shop
+    table = f"raw.begins_{abs(hash(str(what)))}"
+    orders.execute("DELETE FROM orders")
+    assert ingest(wh, table, address, mode="incremental", cursor="id", **what).inserted == 0
+    for number in (9, 10):  # as texts, 10 would be below 9
+        orders.execute("INSERT INTO orders VALUES (?, 'x')", [number])
+        assert ingest(wh, table, address, mode="incremental", cursor="id", **what).inserted == 1
+    assert str(wh.table(table).types[0]) == "BIGINT"
+
+
+def test_a_cursor_without_a_value_is_refused(wh, shop):
+    orders, address = shop
+    orders.execute("UPDATE orders SET note = NULL")
+    with pytest.raises(BadIngest, match="`note` holds no value in any of 3 rows"):
+        ingest(wh, "raw.valueless", address, table="orders", mode="incremental", cursor="note")
 
 
 # Sources by address, credentials, lineage

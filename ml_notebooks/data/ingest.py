@@ -199,7 +199,7 @@ def ingest(
         finally:
             intake.clear()
 
-# %% ../../nbs/library/data/22_ingest.ipynb #750e9a08
+# %% ../../nbs/library/data/22_ingest.ipynb #f333a20c
 def _ingest(intake: Intake, plan: Plan, source: Source | FileSource, message: str) -> Ingested:
     wh, name, began = intake.wh, repr(source), time.monotonic()
     mark = watermark(wh, plan, name) if plan.cursor else None
@@ -218,7 +218,7 @@ def _ingest(intake: Intake, plan: Plan, source: Source | FileSource, message: st
         return replace(result, snapshot=_version(wh, plan), seconds=time.monotonic() - began)
     if not intake.columns and plan.mode == "replace":
         raise BadSource(name, "It gave neither rows nor columns.", "Nothing was written: a table is not replaced by nothing.")
-    if intake.columns:
+    if intake.columns and not _is_blank(intake, plan):
         result = _publish(intake, plan, name, fresh, result, message)
     return replace(result, snapshot=_version(wh, plan), seconds=time.monotonic() - began)
 
@@ -227,6 +227,15 @@ def _fresh(intake: Intake, files: list[tuple[str, str]], before: frozenset[tuple
     """The readings that are not in the books."""
     read = files or ([("", _fingerprint(intake))] if before is not None and intake.columns else [("", "")])
     return read if before is None else [one for one in read if one not in before]
+
+
+def _is_blank(intake: Intake, plan: Plan) -> bool:
+    """Whether nothing can be known yet of the type of a table's cursor. Raises `BadIngest` where there are rows."""
+    if plan.cursor.lower() not in intake.untyped or table_columns(intake.wh, plan.table):
+        return False
+    if intake.written:
+        raise BadIngest(plan.table, f"`{plan.cursor}` holds no value in any of {intake.written:,} rows.", "Choose another `cursor`, by which new rows can be told.")
+    return True
 
 
 def _version(wh: Warehouse, plan: Plan) -> int:

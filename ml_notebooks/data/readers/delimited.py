@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['header', 'Dialect', 'sniff', 'chosen_types', 'declared_types', 'plausible', 'with_partitions', 'read']
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #132979ee
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #e40970c0
 import csv
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -211,7 +211,7 @@ def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
     intake.read += read
     loading.counter.rows = intake.read
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #277816f9
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #a2b9d91c
 _LOSSES = {
     "more digits than a DOUBLE keeps": "say with `types` what the column is, such as HUGEINT or VARCHAR.",
     "which its column of whole numbers would round": "mend the file, or let the column be DOUBLE, with `types` or `on_change='widen'`.",
@@ -221,7 +221,7 @@ _LOSSES = {
 
 def _check_kept(intake: Intake, file: LocalFile, dialect: Dialect, declared: dict[str, str]) -> None:
     """Nothing, where no value was cut to fit its column. Raises `BadSource`."""
-    checks = (_shortened, partial(_rounded, found=False), _cut_off)
+    checks: list[Callable[..., dict[str, str]]] = [_shortened, partial(_rounded, found=False), _cut_off]
     for check, (what, do) in zip(checks, _LOSSES.items(), strict=True):
         if lost := check(intake, file, dialect, declared):
             said = ", ".join(f"`{value}` in `{name}`" for name, value in lost.items())
