@@ -40,6 +40,7 @@ from ml_notebooks.errors import (
     TooManyRejects,
     UnknownSource,
 )
+from ml_notebooks.workspace import find_workspace
 
 
 @pytest.fixture(scope="module")
@@ -427,6 +428,37 @@ def test_a_file_that_is_read_in_another_way_is_the_same_file(wh, tmp_path, more)
     assert ingest(wh, table, path, mode="append").inserted == 2
     assert ingest(wh, table, path, mode="append", **more).inserted == 0
     assert len(wh.table(table)) == 2
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["inside the workspace", "outside"])
+@pytest.mark.parametrize("what", ["in/rows.csv", "in", "in/*.csv", "file://in/rows.csv", "shop.sqlite"])
+def test_a_relative_path_and_an_absolute_one_lead_to_the_same_rows(tmp_path, monkeypatch, what, inside):
+    workspace = make_workspace(tmp_path / "workspace")
+    here = workspace.root if inside else tmp_path
+    (here / "in").mkdir()
+    write(here / "in", "id\n1\n2\n")
+    with closing(sqlite3.connect(here / "shop.sqlite")) as shop:
+        shop.execute("CREATE TABLE orders AS SELECT 1 AS id UNION ALL SELECT 2")
+        shop.commit()
+    monkeypatch.chdir(here)
+    options = {"table": "orders"} if what == "shop.sqlite" else {}
+    relative = what.removeprefix("file://")
+    scheme = "sqlite:///" if options else "file://" if "file" in what else ""
+    with open_warehouse(workspace) as wh:
+        assert ingest(wh, "raw.led", f"{scheme}{relative}", mode="append", **options).inserted == 2
+        assert ingest(wh, "raw.led", f"{scheme}{here / relative}", mode="append", **options).inserted == 0
+        assert ingest(wh, "raw.led", f"{scheme}./in/../{relative}", mode="append", **options).inserted == 0
+        monkeypatch.chdir(here / "in")
+        assert ingest(wh, "raw.led", f"{scheme}../{relative}", mode="append", **options).inserted == 0
+
+
+def test_a_workspace_that_has_moved_knows_its_files(tmp_path):
+    workspace = make_workspace(tmp_path / "before")
+    with open_warehouse(workspace) as wh:
+        assert ingest(wh, "raw.moved", write(workspace.root, "id\n1\n"), mode="append").inserted == 1
+    (tmp_path / "before").rename(tmp_path / "after")
+    with open_warehouse(find_workspace(tmp_path / "after")) as wh:
+        assert ingest(wh, "raw.moved", tmp_path / "after" / "rows.csv", mode="append").inserted == 0
 
 
 def test_two_who_append_the_same_file_add_it_once(tmp_path):

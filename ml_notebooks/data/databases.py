@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['arrow_array', 'arrow_batch', 'Database', 'bare']
 
-# %% ../../nbs/library/data/19_databases.ipynb #f5c6159a
+# %% ../../nbs/library/data/19_databases.ipynb #e72a9197
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,9 +20,10 @@ from urllib.parse import unquote, urlsplit
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from .sources import Loading, Since
+from .sources import Loading, Since, place_of
 from ..errors import BadSource, MissingExtra, MLNotebooksError, SourceUnavailable, did_you_mean
 from ..logs import redact
+from ..workspace import Workspace
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,7 +58,7 @@ def arrow_batch(names: list[str], rows: list[tuple[Any, ...]]) -> "pa.RecordBatc
     columns = zip(*rows, strict=True) if rows else [()] * len(names)
     return pa.RecordBatch.from_arrays([arrow_array(list(column)) for column in columns], names=names)
 
-# %% ../../nbs/library/data/19_databases.ipynb #340e4dc9
+# %% ../../nbs/library/data/19_databases.ipynb #c6cf8ba3
 _DRIVERS = {  # what an address begins with -> driver, package, extra
     "postgresql": ("postgresql+psycopg", "psycopg", "postgres"),
     "mysql": ("mysql+pymysql", "pymysql", "mysql"),
@@ -75,6 +76,11 @@ class Database:
     query: str = ""  # instead of a table
     credential: str = field(default="", repr=False)  # whose password it is
     batch: int = field(default=50_000, repr=False)  # rows that are fetched at a time
+
+    def known_as(self, workspace: Workspace) -> str:
+        """The same for a relative path of SQLite and an absolute one."""
+        kind, _, path = self.address.partition(":///")
+        return repr(replace(self, address=f"{kind}:///{place_of(path, workspace)}") if kind == "sqlite" and path else self)
 
     def batches(self, loading: Loading) -> Iterator["pa.RecordBatch"]:
         """The rows, as the server hands them over. Raises `BadSource` and `SourceUnavailable`."""

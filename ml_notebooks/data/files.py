@@ -6,7 +6,7 @@
 __all__ = ['LINE', 'Files', 'find_files', 'partitions_of', 'format_of', 'unpack', 'decode', 'count_lines', 'bounded_lines',
            'with_plain_ends', 'digest', 'read_file']
 
-# %% ../../nbs/library/data/18_files.ipynb #42569cac
+# %% ../../nbs/library/data/18_files.ipynb #469a3160
 import bz2
 import codecs
 import errno
@@ -25,11 +25,12 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from .intake import Intake
-from .sources import FileFormat, Loading, LocalFile
+from .sources import FileFormat, Loading, LocalFile, place_of
 from ..errors import BadSource, DiskFull, did_you_mean
 from ..lineage import tell_file
+from ..workspace import Workspace
 
-# %% ../../nbs/library/data/18_files.ipynb #fa007d15
+# %% ../../nbs/library/data/18_files.ipynb #2ae8c49b
 @dataclass(frozen=True)
 class Files:
     """Files of one kind, on this machine or in an object store."""
@@ -53,9 +54,18 @@ class Files:
         """How they are to be read."""
         return FileFormat(self.format, self.delimiter, self.missing, self.encoding, self.types, self.part, self.decimal, self.thousands, self.date_format, self.timestamp_format)
 
+    def known_as(self, workspace: Workspace) -> str:
+        """The same for a relative path and an absolute one."""
+        return repr(self if self.is_remote else replace(self, path=place_of(self.path.removeprefix("file://"), workspace)))
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether they are in an object store."""
+        return "://" in self.path and not self.path.startswith("file://")
+
     def files(self, loading: Loading) -> Iterator[LocalFile]:
         """The files. Raises `BadSource` where there are none."""
-        if "://" in self.path and not self.path.startswith("file://"):
+        if self.is_remote:
             from ml_notebooks.data.plugins.stores import fetch
 
             yield from fetch(self, loading)

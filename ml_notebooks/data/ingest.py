@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BOOKS', 'Ingested', 'watermark', 'ingest']
 
-# %% ../../nbs/library/data/22_ingest.ipynb #f8b63c20
+# %% ../../nbs/library/data/22_ingest.ipynb #2bdc9620
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from .messages import explain_write
 from .modes import Mode, OnChange, Plan, check_plan, write_rows
 from .progress import progress
 from .readers.delimited import plausible
-from .sources import FileSource, Loading, Since, Source, find_source
+from .sources import FileSource, Loading, Since, Source, find_source, known_as
 from .warehouse import Warehouse
 from ..errors import BadIngest, BadSource, ReadOnlyWarehouse, TooManyRejects
 
@@ -199,9 +199,9 @@ def ingest(
         finally:
             intake.clear()
 
-# %% ../../nbs/library/data/22_ingest.ipynb #f333a20c
+# %% ../../nbs/library/data/22_ingest.ipynb #e72121fb
 def _ingest(intake: Intake, plan: Plan, source: Source | FileSource, message: str) -> Ingested:
-    wh, name, began = intake.wh, repr(source), time.monotonic()
+    wh, name, began = intake.wh, known_as(source, intake.wh.workspace), time.monotonic()
     mark = watermark(wh, plan, name) if plan.cursor else None
     since = Since(plan.cursor, mark) if mark is not None else None
     before = frozenset(_since_replaced(wh, plan, name, "file, fingerprint")) if plan.mode == "append" else None
