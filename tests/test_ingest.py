@@ -9,6 +9,7 @@ import sqlite3
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import fields
 from datetime import date, datetime
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from ml_notebooks.data.history import restore
 from ml_notebooks.data.ingest import ingest
 from ml_notebooks.data.intake import Intake
 from ml_notebooks.data.readers import delimited
-from ml_notebooks.data.sources import FileFormat, Loading, LocalFile, sources
+from ml_notebooks.data.sources import FileFormat, Loading, LocalFile, find_source, sources
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import (
     BadIngest,
@@ -717,6 +718,27 @@ def test_a_plug_in_needs_an_entry_point_only(wh, tmp_path, monkeypatch):
     assert ingest(wh, "raw.numbers", "numbers://any", mode="append", up_to=5).inserted == 0
     with pytest.raises(UnknownSource, match="Did you mean `numbers`"):
         ingest(wh, "raw.numbers", "number://any")
+
+
+@pytest.mark.parametrize(
+    ("address", "rows", "how"),
+    [
+        ("orders.csv", {"part": "x"}, {"format": "csv", "delimiter": ";", "missing": "-", "encoding": "cp1252", "types": {"a": "DATE"}, "credential": "k", "storage": {"a": 1}, "decimal": ",", "thousands": ".", "date_format": "%d", "timestamp_format": "%d"}),
+        ("sqlite:///shop", {"table": "t"}, {"credential": "k", "batch": 7}),
+        ("https://h", {"records": "r"}, {"format": "csv", "pages": "page", "page": "p", "size": 3, "next": "n", "auth": "key", "credential": "k", "header": "X", "since": "s", "timeout": 1, "retries": 1, "per_second": 1, "most": 1}),
+        ("mongodb://h/d", {"collection": "c"}, {"credential": "k", "batch": 7}),
+        ("redis://h", {"match": "m"}, {"credential": "k", "batch": 7}),
+        ("clickhouse://h", {"table": "t"}, {"credential": "k", "secure": True}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_source_is_known_by_its_rows_and_not_by_how_they_are_read(address, rows, how):
+    plain = find_source(address)
+    assert set(how) <= {one.name for one in fields(plain)}
+    assert repr(find_source(address, **how)) == repr(plain)
+    assert repr(find_source(address, **rows)) != repr(plain)
+    said = {one.name for one in fields(plain) if one.repr}
+    assert said.isdisjoint(how) and said >= set(rows)
 
 
 def test_credentials_come_from_the_environment_and_are_not_told(tmp_path, monkeypatch):
