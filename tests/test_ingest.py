@@ -6,9 +6,10 @@ import json
 import lzma
 import random
 import sqlite3
+import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from datetime import date, datetime
 from pathlib import Path
@@ -902,6 +903,36 @@ def test_progress_is_shown_to_who_waits(capsys, monkeypatch):
     with module.progress("raw.orders", counter, after=0):
         while "rows/s" not in capsys.readouterr().err:
             pass
+
+
+def test_the_rows_of_one_large_file_are_counted_while_it_is_read(wh, tmp_path, monkeypatch):
+    from ml_notebooks.data import ingest as module
+
+    path = write(tmp_path, "id,a,b\n" + "".join(f"{n},{n * 3},some words of row {n}\n" for n in range(400_000)))
+    seen, told = [], threading.Event()
+
+    @contextmanager
+    def watched(what, counter, percent):
+        """In place of the line that is shown: what it would be made of, over and over."""
+
+        def look():
+            """Look until the block has ended."""
+            while not told.wait(0.002):
+                seen.append((percent(), counter.rows, counter.ahead))
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield
+        finally:
+            told.set()
+            thread.join()
+            seen.append((percent(), counter.rows, counter.ahead))
+
+    monkeypatch.setattr(module, "progress", watched)
+    ingest(wh, "raw.large", path)
+    assert any(0 < share < 100 for share, rows, ahead in seen if (rows, ahead) == (0, 400_000))
+    assert seen[-1][1:] == (400_000, 0)
 
 
 def test_a_path_object_and_a_text_are_the_same(wh, tmp_path):

@@ -33,7 +33,7 @@ from .staging import mark
 from ..errors import MLNotebooksError
 from ..workspace import Workspace
 
-# %% ../../nbs/library/data/09_connection.ipynb #fc462041
+# %% ../../nbs/library/data/09_connection.ipynb #49c1f150
 def lock_file(workspace: Workspace) -> Path:
     """The file on which writers queue."""
     return workspace.path(workspace.settings.workspace.data) / "warehouse.lock"
@@ -57,7 +57,8 @@ def _new_connection(workspace: Workspace) -> duckdb.DuckDBPyConnection:
     for statement in prepare_statements(workspace):
         connection.execute(statement)
     with suppress(duckdb.InvalidInputException):  # in Jupyter without ipywidgets there is no bar, and it cannot be switched off
-        connection.execute("SET enable_progress_bar = false")
+        connection.execute("SET enable_progress_bar_print = false")
+        connection.execute("SET enable_progress_bar = true")  # so that one can ask how far a query has come (see *Progress*)
     mark(connection)
     return connection
 

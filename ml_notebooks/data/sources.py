@@ -27,7 +27,7 @@ from ..workspace import Workspace, find_workspace
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# %% ../../nbs/library/data/15_sources.ipynb #a8ac1125
+# %% ../../nbs/library/data/15_sources.ipynb #67d4cdca
 @dataclass(frozen=True)
 class Since:
     """The mark that an incremental load reached: rows below it are in the table."""
@@ -42,6 +42,7 @@ class Counter:
 
     rows: int = 0
     bytes: int = 0
+    ahead: int = 0  # rows of the file that the engine reads now, of which it tells the share that it has read
 
 # %% ../../nbs/library/data/15_sources.ipynb #2f45ad90
 @dataclass(frozen=True)

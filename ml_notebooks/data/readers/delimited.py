@@ -185,7 +185,7 @@ def _note(intake: Intake, file: LocalFile, rejected: int) -> None:
     if rejected:
         intake.execute(f"INSERT INTO {intake.rejects} {lines}")
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #bad5280c
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #f7c0d346
 def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
     """Take in the rows of a delimited file. Raises `BadSource` and `RowsLost`."""
     before, rejected_before = intake.written, intake.rejected
@@ -195,12 +195,13 @@ def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
         lines, _ = count_lines(file.path, loading)
     dialect = sniff(intake, file, loading, -1 if file.path.stat().st_size < _ALL else _SAMPLE)
     declared = declared_types(file, list(dialect.types))
-    sampled = file.path.stat().st_size >= _ALL
+    sampled, loading.counter.ahead = file.path.stat().st_size >= _ALL, lines - 1
     rejected = _read_as(intake, file, dialect, declared)
     if sampled and ((rejected and _surprised(intake, declared)) or _rounded(intake, file, dialect, declared, found=True)):
         forget(intake, before)
         dialect, sampled = sniff(intake, file, loading, -1), False
         rejected = _read_as(intake, file, dialect, declared)
+    loading.counter.rows, loading.counter.ahead = intake.written, 0
     _check_kept(intake, file, dialect, declared)
     _note(intake, file, rejected)
     read = lines - 1

@@ -170,7 +170,7 @@ def _check_digits(intake: Intake, file: LocalFile, kinds: dict[str, str]) -> Non
         if value is not None:
             raise BadSource(file.name, f"It holds `{value}` in `{name}`, more digits than a {kind} keeps.", "Nothing was written: say with `types` what the column is, such as HUGEINT or VARCHAR.")
 
-# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #408b2ca4
+# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #493adfd0
 def _count(path: Path, loading: Loading) -> tuple[int, bool]:  # lines that hold something; whether none is too long
     count, sound = 0, True
     for _, line, whole in bounded_lines(path):
@@ -179,7 +179,7 @@ def _count(path: Path, loading: Loading) -> tuple[int, bool]:  # lines that hold
     return count, sound
 
 
-def _take(intake: Intake, file: LocalFile, path: Path, numbers: list[int], found: dict[str, str]) -> None:
+def _take(intake: Intake, file: LocalFile, path: Path, numbers: list[int], found: dict[str, str], lines: int, loading: Loading) -> None:
     before, declared = intake.written, declared_types(file, list(found))
     known = {name: "VARCHAR" if kind == _NOTHING else kind for name, kind in found.items()}
     wanted = chosen_types(intake, known, declared)
@@ -187,7 +187,9 @@ def _take(intake: Intake, file: LocalFile, path: Path, numbers: list[int], found
     rows, fitting, unsure = _query(path, wanted), plausible(wanted), _unsure(intake, known, wanted)
     if unsure or (fitting != "true" and intake.execute(f"SELECT count(*) FROM ({rows}) WHERE NOT ({fitting})")[0][0]):
         rows = _cast(intake, file, path, numbers, known, wanted, unsure)
+    loading.counter.ahead = lines
     take_in(intake, with_partitions(rows, file, list(wanted)), empty)
+    loading.counter.rows, loading.counter.ahead = intake.written, 0
     if far := _far(intake, wanted, before):
         forget(intake, before)
         intake.execute(f'DELETE FROM {intake.rejects} WHERE file = ? AND "column" IS NOT NULL', [file.name])  # the cast names them again
@@ -195,7 +197,7 @@ def _take(intake: Intake, file: LocalFile, path: Path, numbers: list[int], found
         _check_digits(intake, file, {name: wanted[name] for name in far if name.lower() not in declared})
         take_in(intake, with_partitions(rows, file, list(wanted)), empty)
 
-# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #d2d95847
+# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #abf70d22
 def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
     """Take in the rows of a JSON file. Raises `BadSource` and `RowsLost`."""
     before, rejected = intake.written, intake.rejected
@@ -210,7 +212,7 @@ def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
         if found is None:
             raise BadSource(file.name, "DuckDB cannot make columns of it.", "Nothing was written: look for unusual names and very deep objects.")
         if found:
-            _take(intake, file, path, numbers, found)
+            _take(intake, file, path, numbers, found, read, loading)
     except duckdb.Error as error:
         raise BadSource(file.name, str(error).splitlines()[0][:300]) from error
     if read != intake.written - before + intake.rejected - rejected:
