@@ -5,8 +5,13 @@ import gzip
 import json
 import lzma
 import random
+import sqlite3
+import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import fields
+from datetime import date, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +28,7 @@ from ml_notebooks.data.history import restore
 from ml_notebooks.data.ingest import ingest
 from ml_notebooks.data.intake import Intake
 from ml_notebooks.data.readers import delimited
-from ml_notebooks.data.sources import FileFormat, Loading, LocalFile, sources
+from ml_notebooks.data.sources import FileFormat, Loading, LocalFile, find_source, sources
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import (
     BadIngest,
@@ -37,6 +42,7 @@ from ml_notebooks.errors import (
     TooManyRejects,
     UnknownSource,
 )
+from ml_notebooks.workspace import find_workspace
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +87,16 @@ def write(folder, data, name="rows.csv"):
         ("rows.csv", "id,name\n1,é\n".encode() + "2,é\n".encode("latin-1"), {}, TooManyRejects, "line 3.*not utf-8.*Say which `encoding`"),
         ("rows.csv", "id,name\n1,é\n".encode("latin-1"), {"encoding": "ascii"}, BadSource, "It is not ascii"),
         ("rows.csv", b"name,id\na,1\n", {"types": {"day": "DATE"}}, BadSource, "no column `day`"),
+        ("rows.csv", b"id,name\n1,a\n", {"encoding": "utf-9"}, BadSource, "`utf-9` is no encoding of text. Did you mean `utf-8`.*Give one that Python knows"),
+        ("rows.json", b'{"id": 1}', {"encoding": "base64"}, BadSource, "`base64` is no encoding of text"),
+        ("rows.csv", b"id,name\n1,a\n", {"delimiter": "||"}, BadSource, r"'\|\|' is no delimiter. Give one character"),
+        ("rows.csv", b"id,name\n1,a\n", {"delimiter": '"'}, BadSource, "is no delimiter. Give one character"),
+        ("rows.csv", b"id,name\n1,a\n", {"delimiter": "\0"}, BadSource, "is no delimiter. Give one character"),
+        ("rows.csv", b"id,name\n1,a\n", {"thousands": "ab"}, BadSource, "max one character. Nothing was written: .* say its"),
+        ("rows.csv", "id,name\n1,a\n".encode("utf-16-le"), {}, BadSource, "holds NUL bytes, .*Say its `encoding`, such as `utf-16-le`"),
+        ("rows.csv", b"id,name\n1,a\n\0\0\0", {}, TooManyRejects, "line 3, `name`: Expected Number of Columns: 2 Found: 1"),
+        ("rows.json", b'{"id": 1, "name": "a\0"}\n', {}, TooManyRejects, "line 1: It is not JSON: Invalid control character"),
+        ("rows.json", b'{"i\\u0000d": 1}\n', {}, BadSource, "look for unusual names"),
         ("rows.csv.gz", gzip.compress(b"id,name\n" + b"1,a\n" * 9999, mtime=0)[:-30], {}, BadSource, "cut off or damaged"),
         ("rows.csv.bz2", bz2.compress(b"id,name\n" + b"1,a\n" * 9999)[:-9], {}, BadSource, "cut off or damaged"),
         ("rows.csv.xz", lzma.compress(b"id,name\n" + b"1,a\n" * 9999)[:-9], {}, BadSource, "cut off or damaged"),
@@ -117,6 +133,10 @@ def test_bad_input_is_named_and_changes_nothing(wh, table, tmp_path, name, data,
         ("id,name\n1,é\n".encode("utf-16"), [(1, "é")], []),
         (b"id\tname\r1\ta\r2\tb\r", [(1, "a"), (2, "b")], []),
         (b"id,name\n\n1,a\n\n", [(1, "a")], []),
+        (b"id,name\r\n1,a\n2,b\r\n", [(1, "a"), (2, "b")], []),
+        (b"id,name\n1,a\r\n2\n3,c\r4,d\n", [(1, "a"), (3, "c"), (4, "d")], [(3, "2")]),
+        (b'id,name\n1,"a\r\nb"\r\n2,"c\rd, ""e"""\n3,5" pipe\r\n4,f\n', [(1, "a\r\nb"), (2, 'c\rd, "e"'), (3, '5" pipe'), (4, "f")], []),
+        (b"id,name\n1,a\0b\n", [(1, "a\0b")], []),
         (b"id,name\nx,a,b\n3,c\n", [(3, "c")], [(2, "x,a,b")]),
         (b"id,name\r\n1,a\r\n2\r\n3,c\r\n", [(1, "a"), (3, "c")], [(3, "2")]),
         (b"id,name\n1," + b"x" * (LINE + 10) + b"\n2,b\n", [(2, "b")], [(2, "1,xxx")]),
@@ -171,7 +191,7 @@ def test_a_column_of_missing_values_has_a_type_and_takes_others_later(wh, tmp_pa
 
 def test_a_row_that_cannot_be_accounted_for_stops_everything(wh, table, tmp_path, monkeypatch):
     before = rows_of(wh, table)
-    monkeypatch.setattr("ml_notebooks.data.readers.delimited.count_lines", lambda path, loading: 99)
+    monkeypatch.setattr("ml_notebooks.data.readers.delimited.count_lines", lambda path, loading: (99, False))
     monkeypatch.setattr("ml_notebooks.data.readers.delimited._account", lambda intake, file, dialect: 98)
     with pytest.raises(RowsLost, match="98 were counted, 1 arrived and 0 were rejected"):
         ingest(wh, table, write(tmp_path, "id,name\n1,a\n"))
@@ -292,6 +312,98 @@ def test_a_fraction_in_a_column_of_whole_numbers_is_said(wh, tmp_path, options):
     assert wh.sql("FROM raw.whole").fetchall() == [(1,), (2,)]
 
 
+def rows_written(*values):
+    """Lines of JSON, each with one value."""
+    return "".join(f'{{"v": {value}}}\n' for value in values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "kept"),
+    [
+        ("BIGINT", rows_written("1", "5.49", '"7.9999"', "5.0", "5e2"), ["1", "5", "500"]),
+        ("TINYINT", rows_written("1", "300", "2.5"), ["1"]),
+        ("DATE", rows_written('"2013-01-02"', '"2013-01-02 10:00:00"'), ["2013-01-02"]),
+        ("DECIMAL(5,1)", rows_written("2.5", "2.55"), ["2.5"]),
+        ("DOUBLE", rows_written("2.5", "1e400"), ["2.5"]),
+    ],
+)
+def test_json_values_that_their_type_would_cut_are_rejected(wh, tmp_path, kind, text, kept):
+    table, lines = f"raw.cuts_{kind[:5].lower()}", text.count("\n")
+    done = ingest(wh, table, write(tmp_path, text, "rows.json"), types={"v": kind}, max_rejects=9)
+    assert (done.inserted, done.rejected) == (len(kept), lines - len(kept))
+    assert wh.sql(f"SELECT typeof(v), v::VARCHAR FROM {table}").fetchall() == [(kind, value) for value in kept]
+    assert wh.sql(f'SELECT count(*) FROM {table}__rejects WHERE reason LIKE \'%is no {kind} that can be read%\'').fetchall() == [(lines - len(kept),)]  # fmt: skip
+
+
+def test_an_object_whose_parts_would_be_cut_is_a_change(wh, tmp_path):
+    ingest(wh, "raw.parts", write(tmp_path, rows_written('{"a": 1}'), "rows.json"))
+    with pytest.raises(SchemaChanged, match=r"`v` was STRUCT\(a BIGINT\) and is STRUCT\(a DOUBLE\)"):
+        ingest(wh, "raw.parts", write(tmp_path, rows_written('{"a": 5.49}'), "rows.json"))
+
+
+@pytest.mark.parametrize("value", ["9007199254740993", "123456789012345678901234567890"])
+@pytest.mark.parametrize("name", ["rows.csv", "rows.json"])
+@pytest.mark.parametrize("held", [True, False])
+def test_digits_that_a_column_of_decimals_does_not_keep_are_said(wh, tmp_path, name, value, held):
+    table = f"raw.digits{len(value)}_{name[5:]}_{held}".lower()
+    if held:
+        wh.publish(table, "SELECT 1.5::DOUBLE AS v")
+    text = f"v\n{value}\n1.5\n" if name == "rows.csv" else rows_written(value, "1.5")
+    with pytest.raises(BadSource, match=rf"It holds `{value}` in `v`, more digits than a DOUBLE keeps"):
+        ingest(wh, table, write(tmp_path, text, name), mode="append")
+    assert ingest(wh, table, write(tmp_path, text, name), mode="append", types={"v": "DOUBLE"}).inserted == 2
+
+
+@pytest.mark.parametrize(("kind", "value"), [("DATE", "2013-01-02 10:00:00"), ("DECIMAL(5,1)", "2.55")])
+def test_a_type_that_holds_less_than_the_text_is_said(wh, tmp_path, kind, value):
+    with pytest.raises(BadSource, match=f"It holds `{value}` in `v`, more than the type that `types` says keeps"):
+        ingest(wh, "raw.less", write(tmp_path, f"v\n{value}\n"), types={"v": kind})
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "found"),
+    [
+        (["1", '"a"', "2.5", "true", "null"], "VARCHAR", ["1", "a", "2.5", "true", None]),
+        (['"2013-01-01"', "5"], "VARCHAR", ["2013-01-01", "5"]),
+        (['["x", 1]', "[true]", "[]"], "VARCHAR[]", [["x", "1"], ["true"], []]),
+        (['{"a": 1}', '{"a": "b c"}'], "STRUCT(a VARCHAR)", [{"a": "1"}, {"a": "b c"}]),
+        (['{"a": 1}', "2"], "JSON", ['{"a":1}', "2"]),
+        (["null", "null"], "VARCHAR", [None, None]),
+    ],
+)
+def test_texts_among_other_values_have_no_quotes(wh, tmp_path, values, kind, found):
+    ingest(wh, "raw.mixed", write(tmp_path, rows_written(*values), "rows.json"), on_change="widen")
+    assert wh.sql("SELECT DISTINCT typeof(v) FROM raw.mixed").fetchall() == [(kind,)]
+    assert [value for (value,) in wh.sql("SELECT v FROM raw.mixed").fetchall()] == found
+    wh._connection.execute("DROP TABLE lake.raw.mixed")
+
+
+def test_texts_and_numbers_of_several_files_are_texts(wh, tmp_path):
+    for name, value in (("a", "null"), ("b", "7"), ("c", '"x"')):
+        write(tmp_path, rows_written(value), f"{name}.json")
+    assert ingest(wh, "raw.several", f"{tmp_path}/*.json").inserted == 3
+    assert wh.sql("SELECT v FROM raw.several").fetchall() == [(None,), ("7",), ("x",)]
+    ingest(wh, "raw.several", write(tmp_path, rows_written("7", '"z"'), "e.json"), mode="append")
+    assert wh.sql("SELECT v FROM raw.several OFFSET 3").fetchall() == [("7",), ("z",)]
+
+
+TEXTS = ["O'Brien", "'x'", "a\\", 'say "so"', "k\\', (", "[1, {2}]", " ", "", "NULL", "ü\t\n"]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [lambda text: {"a": text}, lambda text: [text], lambda text: [{"a": [text]}], lambda text: {f"{n}{text}": text for n in range(9)}, lambda text: text],
+    ids=["object", "list", "list of objects", "many names", "text"],
+)  # fmt: skip
+def test_what_stands_inside_an_object_comes_back_as_it_was(wh, tmp_path, shape):
+    """Few rows, which DuckLake would keep in its catalogue; and of a map, whose keys differ from row to row."""
+    path = write(tmp_path, "".join(json.dumps({"v": shape(text)}) + "\n" for text in TEXTS), "rows.json")
+    ingest(wh, "raw.inside", path)
+    found = [value for (value,) in wh.sql("SELECT to_json(v)::VARCHAR FROM raw.inside").fetchall()]
+    assert [json.loads(value) for value in found] == [shape(text) for text in TEXTS]
+    wh._connection.execute("DROP TABLE lake.raw.inside")
+
+
 @pytest.mark.parametrize(("last", "kind"), [("12.5", "DOUBLE"), ("00012", "VARCHAR")])
 def test_what_comes_late_in_a_large_file_is_not_rounded(wh, tmp_path, monkeypatch, last, kind):
     monkeypatch.setattr(delimited, "_ALL", 1000)
@@ -318,6 +430,37 @@ def test_a_file_that_is_read_in_another_way_is_the_same_file(wh, tmp_path, more)
     assert ingest(wh, table, path, mode="append").inserted == 2
     assert ingest(wh, table, path, mode="append", **more).inserted == 0
     assert len(wh.table(table)) == 2
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["inside the workspace", "outside"])
+@pytest.mark.parametrize("what", ["in/rows.csv", "in", "in/*.csv", "file://in/rows.csv", "shop.sqlite"])
+def test_a_relative_path_and_an_absolute_one_lead_to_the_same_rows(tmp_path, monkeypatch, what, inside):
+    workspace = make_workspace(tmp_path / "workspace")
+    here = workspace.root if inside else tmp_path
+    (here / "in").mkdir()
+    write(here / "in", "id\n1\n2\n")
+    with closing(sqlite3.connect(here / "shop.sqlite")) as shop:
+        shop.execute("CREATE TABLE orders AS SELECT 1 AS id UNION ALL SELECT 2")
+        shop.commit()
+    monkeypatch.chdir(here)
+    options = {"table": "orders"} if what == "shop.sqlite" else {}
+    relative = what.removeprefix("file://")
+    scheme = "sqlite:///" if options else "file://" if "file" in what else ""
+    with open_warehouse(workspace) as wh:
+        assert ingest(wh, "raw.led", f"{scheme}{relative}", mode="append", **options).inserted == 2
+        assert ingest(wh, "raw.led", f"{scheme}{here / relative}", mode="append", **options).inserted == 0
+        assert ingest(wh, "raw.led", f"{scheme}./in/../{relative}", mode="append", **options).inserted == 0
+        monkeypatch.chdir(here / "in")
+        assert ingest(wh, "raw.led", f"{scheme}../{relative}", mode="append", **options).inserted == 0
+
+
+def test_a_workspace_that_has_moved_knows_its_files(tmp_path):
+    workspace = make_workspace(tmp_path / "before")
+    with open_warehouse(workspace) as wh:
+        assert ingest(wh, "raw.moved", write(workspace.root, "id\n1\n"), mode="append").inserted == 1
+    (tmp_path / "before").rename(tmp_path / "after")
+    with open_warehouse(find_workspace(tmp_path / "after")) as wh:
+        assert ingest(wh, "raw.moved", tmp_path / "after" / "rows.csv", mode="append").inserted == 0
 
 
 def test_two_who_append_the_same_file_add_it_once(tmp_path):
@@ -425,6 +568,134 @@ def test_folders_say_what_columns_hold(wh, tmp_path):
     assert rows_of(wh, "raw.hive") == [(2014, 2013, 1), (2015, 2013, 2), (2015, 2014, 1)]
 
 
+# Sheets
+
+
+@pytest.fixture
+def a_sheet(tmp_path):
+    """Write rows as a sheet, cells merged on demand."""
+    import xlsxwriter
+
+    def a_sheet(rows, merged="", name="rows.xlsx"):
+        with xlsxwriter.Workbook(tmp_path / name, {"default_date_format": "yyyy-mm-dd hh:mm"}) as book:
+            sheet = book.add_worksheet("rows")
+            for number, row in enumerate(rows):
+                sheet.write_row(number, 0, row)
+            if merged:
+                sheet.merge_range(merged, "Both")
+        return tmp_path / name
+
+    return a_sheet
+
+
+def test_a_sheet_has_the_types_that_were_asked_for(wh, a_sheet):
+    rows = [["id", "zip", "day", "at", "flag"], [1, 501, date(2013, 1, 2), datetime(2013, 1, 2, 5, 15), True], [], [2, 10001.0, datetime(2013, 1, 3), date(2013, 1, 3), False]]  # fmt: skip
+    types = {"ID": "INTEGER", "zip": "VARCHAR", "day": "DATE", "flag": "BOOLEAN"}
+    ingest(wh, "raw.sheet_types", a_sheet(rows), types=types)
+    assert [str(kind) for kind in wh.table("raw.sheet_types").types] == ["INTEGER", "VARCHAR", "DATE", "TIMESTAMP", "BOOLEAN"]  # fmt: skip
+    found = [(1, "501", date(2013, 1, 2), datetime(2013, 1, 2, 5, 15), True), (2, "10001", date(2013, 1, 3), datetime(2013, 1, 3), False)]  # fmt: skip
+    assert wh.table("raw.sheet_types").fetchall() == found
+    ingest(wh, "raw.sheet_types", a_sheet([rows[0], rows[1]], name="more.xlsx"), types={"zip": "VARCHAR"}, mode="append", on_change="widen")  # fmt: skip
+    assert str(wh.table("raw.sheet_types").types[0]) == "INTEGER"
+
+
+def test_a_cell_that_its_type_would_cut_is_rejected_with_its_row(wh, a_sheet):
+    rows = [["id", "n", "day"], [1, 5.49, date(2013, 1, 2)], [], [2, 7, datetime(2013, 1, 2, 5, 15)], [3, 8, date(2013, 1, 2)], [4, "odd", date(2013, 1, 2)]]  # fmt: skip
+    with pytest.raises(TooManyRejects, match=r"line 2, `n`: `5\.49` is no BIGINT that can be read"):
+        ingest(wh, "raw.sheet_cuts", a_sheet(rows), types={"n": "BIGINT", "day": "DATE"})
+    done = ingest(wh, "raw.sheet_cuts", a_sheet(rows), types={"n": "BIGINT", "day": "DATE"}, max_rejects=3)
+    assert (done.read, done.inserted, done.rejected) == (4, 1, 3)
+    assert wh.table("raw.sheet_cuts").fetchall() == [(3.0, 8, date(2013, 1, 2))]
+    assert wh.sql("SELECT line, text FROM raw.sheet_cuts__rejects ORDER BY line").fetchall() == [(2, "5.49"), (4, "2013-01-02 05:15:00"), (6, "odd")]  # fmt: skip
+    with pytest.raises(SchemaChanged, match="`n` was BIGINT and is DOUBLE"):
+        ingest(wh, "raw.sheet_cuts", a_sheet(rows[:2]), mode="append")
+
+
+@pytest.mark.parametrize(
+    ("rows", "merged", "options", "words"),
+    [
+        ([["", "", "n"], ["a", "b", 1]], "A1:B1", {}, "Cells of its header are merged: A1:B1"),
+        ([["id", "Id"], [1, 2]], "", {}, "several columns called `Id`"),
+        ([["id", ""], [1, 2]], "", {}, "Cells of its header are empty: B1"),
+        ([], "", {}, "Cells of its header are empty: all"),
+        ([["id"], [1]], "", {"part": "row"}, "no sheet `row`. Did you mean `rows`"),
+        ([["id"], [1]], "", {"types": {"day": "DATE"}}, "no column `day`"),
+    ],
+)
+def test_a_sheet_that_is_no_table_is_refused(wh, table, a_sheet, rows, merged, options, words):
+    before = rows_of(wh, table)
+    with pytest.raises(BadSource, match=words):
+        ingest(wh, table, a_sheet(rows, merged), mode="append", **options)
+    assert rows_of(wh, table) == before
+
+
+# SQLite
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A database with a table of three orders, and its address."""
+    with closing(sqlite3.connect(tmp_path / "shop.sqlite", isolation_level=None)) as shop:
+        shop.execute("CREATE TABLE orders (id INTEGER, note TEXT)")
+        shop.executemany("INSERT INTO orders VALUES (?, ?)", [(8, "a"), (9, "b"), (10, "c")])
+        yield shop, f"sqlite:///{tmp_path / 'shop.sqlite'}"
+
+
+@pytest.mark.parametrize("end", [";", " ;\n; ", "-- all of them", "; -- all;", "/* all */;", "\n--'\n"])
+def test_what_ends_a_query_is_no_part_of_it(wh, shop, end):
+    _, address = shop
+    assert ingest(wh, "raw.ended", address, query=f"SELECT id, '-- ;' AS mark FROM orders{end}").inserted == 3
+
+
+@pytest.mark.parametrize("place", ["missing.sqlite", "folder/missing.sqlite", "", "file:{}/missing.sqlite?uri=true"])
+def test_a_database_that_is_not_there_is_not_made(wh, tmp_path, place):
+    path = place.format(tmp_path) if place.startswith("file:") else tmp_path / place
+    with pytest.raises(BadSource, match="There is no such file"):
+        ingest(wh, "raw.missing", f"sqlite:///{path}", table="orders")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_a_database_is_told_once(wh, shop):
+    with pytest.raises(BadSource) as caught:
+        ingest(wh, "raw.once", shop[1], table="oders")
+    assert str(caught.value).count("could not be read") == 1
+
+
+@pytest.mark.parametrize("what", [{"table": "orders"}, {"query": "SELECT id, note FROM orders"}, {"query": "SELECT id + 0 AS id, note FROM orders"}], ids=["table", "query", "computed"])  # fmt: skip
+def test_an_incremental_load_of_a_table_that_is_emptied_and_filled(wh, shop, what):
+    orders, address = shop
+    table = f"raw.emptied_{abs(hash(str(what)))}"
+
+    def load():
+        return ingest(wh, table, address, mode="incremental", cursor="id", **what).inserted
+
+    assert [load(), load()] == [3, 0]
+    orders.execute("DELETE FROM orders")
+    assert load() == 0
+    orders.execute("INSERT INTO orders VALUES (10, 'late'), (11, 'd'), (7, 'never'), (NULL, 'e')")
+    assert [load(), load()] == [3, 0]
+    assert wh.sql(f"SELECT list(note ORDER BY note) FROM {table}").fetchall() == [(["a", "b", "c", "d", "e", "late"],)]
+
+
+@pytest.mark.parametrize("what", [{"table": "orders"}, {"query": "SELECT id + 0 AS id, note FROM orders"}], ids=["table", "computed"])
+def test_an_incremental_load_that_begins_with_an_empty_table(wh, shop, what):
+    orders, address = shop
+    table = f"raw.begins_{abs(hash(str(what)))}"
+    orders.execute("DELETE FROM orders")
+    assert ingest(wh, table, address, mode="incremental", cursor="id", **what).inserted == 0
+    for number in (9, 10):  # as texts, 10 would be below 9
+        orders.execute("INSERT INTO orders VALUES (?, 'x')", [number])
+        assert ingest(wh, table, address, mode="incremental", cursor="id", **what).inserted == 1
+    assert str(wh.table(table).types[0]) == "BIGINT"
+
+
+def test_a_cursor_without_a_value_is_refused(wh, shop):
+    orders, address = shop
+    orders.execute("UPDATE orders SET note = NULL")
+    with pytest.raises(BadIngest, match="`note` holds no value in any of 3 rows"):
+        ingest(wh, "raw.valueless", address, table="orders", mode="incremental", cursor="note")
+
+
 # Sources by address, credentials, lineage
 
 
@@ -448,6 +719,27 @@ def test_a_plug_in_needs_an_entry_point_only(wh, tmp_path, monkeypatch):
     assert ingest(wh, "raw.numbers", "numbers://any", mode="append", up_to=5).inserted == 0
     with pytest.raises(UnknownSource, match="Did you mean `numbers`"):
         ingest(wh, "raw.numbers", "number://any")
+
+
+@pytest.mark.parametrize(
+    ("address", "rows", "how"),
+    [
+        ("orders.csv", {"part": "x"}, {"format": "csv", "delimiter": ";", "missing": "-", "encoding": "cp1252", "types": {"a": "DATE"}, "credential": "k", "storage": {"a": 1}, "decimal": ",", "thousands": ".", "date_format": "%d", "timestamp_format": "%d"}),
+        ("sqlite:///shop", {"table": "t"}, {"credential": "k", "batch": 7}),
+        ("https://h", {"records": "r"}, {"format": "csv", "pages": "page", "page": "p", "size": 3, "next": "n", "auth": "key", "credential": "k", "header": "X", "since": "s", "timeout": 1, "retries": 1, "per_second": 1, "most": 1}),
+        ("mongodb://h/d", {"collection": "c"}, {"credential": "k", "batch": 7}),
+        ("redis://h", {"match": "m"}, {"credential": "k", "batch": 7}),
+        ("clickhouse://h", {"table": "t"}, {"credential": "k", "secure": True}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_source_is_known_by_its_rows_and_not_by_how_they_are_read(address, rows, how):
+    plain = find_source(address)
+    assert set(how) <= {one.name for one in fields(plain)}
+    assert repr(find_source(address, **how)) == repr(plain)
+    assert repr(find_source(address, **rows)) != repr(plain)
+    said = {one.name for one in fields(plain) if one.repr}
+    assert said.isdisjoint(how) and said >= set(rows)
 
 
 def test_credentials_come_from_the_environment_and_are_not_told(tmp_path, monkeypatch):
@@ -474,6 +766,29 @@ def test_inside_a_transaction_it_is_part_of_it(wh, table, tmp_path):
     with pytest.raises(ZeroDivisionError, match="division"), wh.transaction():  # noqa: PT012
         assert ingest(wh, table, write(tmp_path, "id,name\n9,i\n"), mode="append").snapshot == -1
         1 / 0  # noqa: B018
+    assert rows_of(wh, table) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("rows.csv", b"id,name\n1,a\n2\n3,c\n"), ("rows.json", b'{"id": 1, "name": "a"}\n{"id": \n{"id": 3, "name": "c"}\n')],
+)
+def test_malformed_rows_do_not_end_the_transaction_that_they_are_read_in(wh, tmp_path, name, data):
+    table = f"raw.within_{name.removeprefix('rows.')}"
+    with wh.transaction():
+        wh.publish("raw.before", "SELECT 1 AS id")
+        done = ingest(wh, table, write(tmp_path, data, name), max_rejects=1)
+        wh.publish("raw.after", "SELECT 1 AS id")
+    assert (done.inserted, done.rejected, rows_of(wh, table)) == (2, 1, [(1, "a"), (3, "c")])
+    assert len(wh.table("raw.before")) == len(wh.table("raw.after")) == len(wh.table(f"{table}__rejects")) == 1
+
+
+def test_a_source_that_fails_inside_a_transaction_fails_it_with_the_same_words(wh, table, tmp_path):
+    before = rows_of(wh, table)
+    with pytest.raises(BadSource, match="read whole or not at all"), wh.transaction():  # noqa: PT012
+        wh.publish(table, "SELECT 9 AS id, 'i' AS name")
+        with pytest.raises(BadSource):
+            ingest(wh, table, write(tmp_path, b'[{"id": 1}, {"id": 2', "rows.json"), mode="append")
     assert rows_of(wh, table) == before
 
 
@@ -588,6 +903,36 @@ def test_progress_is_shown_to_who_waits(capsys, monkeypatch):
     with module.progress("raw.orders", counter, after=0):
         while "rows/s" not in capsys.readouterr().err:
             pass
+
+
+def test_the_rows_of_one_large_file_are_counted_while_it_is_read(wh, tmp_path, monkeypatch):
+    from ml_notebooks.data import ingest as module
+
+    path = write(tmp_path, "id,a,b\n" + "".join(f"{n},{n * 3},some words of row {n}\n" for n in range(400_000)))
+    seen, told = [], threading.Event()
+
+    @contextmanager
+    def watched(what, counter, percent):
+        """In place of the line that is shown: what it would be made of, over and over."""
+
+        def look():
+            """Look until the block has ended."""
+            while not told.wait(0.002):
+                seen.append((percent(), counter.rows, counter.ahead))
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield
+        finally:
+            told.set()
+            thread.join()
+            seen.append((percent(), counter.rows, counter.ahead))
+
+    monkeypatch.setattr(module, "progress", watched)
+    ingest(wh, "raw.large", path)
+    assert any(0 < share < 100 for share, rows, ahead in seen if (rows, ahead) == (0, 400_000))
+    assert seen[-1][1:] == (400_000, 0)
 
 
 def test_a_path_object_and_a_text_are_the_same(wh, tmp_path):

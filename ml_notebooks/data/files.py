@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LINE', 'Files', 'find_files', 'partitions_of', 'format_of', 'unpack', 'decode', 'count_lines', 'bounded_lines',
-           'digest', 'read_file']
+           'with_plain_ends', 'digest', 'read_file']
 
-# %% ../../nbs/library/data/18_files.ipynb #deacdaca
+# %% ../../nbs/library/data/18_files.ipynb #469a3160
 import bz2
 import codecs
 import errno
@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import lzma
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -24,11 +25,12 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from .intake import Intake
-from .sources import FileFormat, Loading, LocalFile
-from ..errors import BadSource, DiskFull
+from .sources import FileFormat, Loading, LocalFile, place_of
+from ..errors import BadSource, DiskFull, did_you_mean
 from ..lineage import tell_file
+from ..workspace import Workspace
 
-# %% ../../nbs/library/data/18_files.ipynb #fa007d15
+# %% ../../nbs/library/data/18_files.ipynb #2ae8c49b
 @dataclass(frozen=True)
 class Files:
     """Files of one kind, on this machine or in an object store."""
@@ -52,9 +54,18 @@ class Files:
         """How they are to be read."""
         return FileFormat(self.format, self.delimiter, self.missing, self.encoding, self.types, self.part, self.decimal, self.thousands, self.date_format, self.timestamp_format)
 
+    def known_as(self, workspace: Workspace) -> str:
+        """The same for a relative path and an absolute one."""
+        return repr(self if self.is_remote else replace(self, path=place_of(self.path.removeprefix("file://"), workspace)))
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether they are in an object store."""
+        return "://" in self.path and not self.path.startswith("file://")
+
     def files(self, loading: Loading) -> Iterator[LocalFile]:
         """The files. Raises `BadSource` where there are none."""
-        if "://" in self.path and not self.path.startswith("file://"):
+        if self.is_remote:
             from ml_notebooks.data.plugins.stores import fetch
 
             yield from fetch(self, loading)
@@ -182,7 +193,7 @@ def _members(file: LocalFile, loading: Loading) -> Iterator[LocalFile]:
                 _copy(stream, target)  # type: ignore[arg-type]
             yield replace(file, path=target, name=f"{file.name.removesuffix('.zip')}/{member.filename}" if "." in path.name else file.name)
 
-# %% ../../nbs/library/data/18_files.ipynb #f8418e57
+# %% ../../nbs/library/data/18_files.ipynb #03c36d70
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -200,6 +211,7 @@ def decode(
         raise BadSource(file.name, "It is empty.", "Nothing was written: a file has at least a line with the columns' names.")
     encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), file.how.encoding)
     macintosh = b"\r" in start and b"\n" not in start
+    _check_encoding(file, encoding)
     if codecs.lookup(encoding).name == "utf-8" and not macintosh:
         return file
     target = loading.scratch / f"{_count(loading)}-utf8"
@@ -212,18 +224,28 @@ def decode(
         raise BadSource(file.name, f"It is not {encoding}: {error}.", "Say which `encoding` it has.") from error
     return replace(file, path=target)
 
-# %% ../../nbs/library/data/18_files.ipynb #53a96d20
+
+def _check_encoding(file: LocalFile, encoding: str) -> None:
+    try:
+        "".encode(encoding)
+    except (LookupError, ValueError) as error:
+        known = did_you_mean(encoding.lower().replace("_", "-"), ["utf-8", "utf-16", "latin-1", "cp1252", "cp1250", "iso8859-15", "ascii", "shift-jis", "gb18030"])
+        raise BadSource(file.name, f"`{encoding}` is no encoding of text. {known}".strip(), "Give one that Python knows, such as `utf-8` or `cp1252`.") from error
+
+# %% ../../nbs/library/data/18_files.ipynb #6bbf84b0
 LINE = 2_000_000  # bytes of the longest line that is read
 
 
-def count_lines(path: Path, loading: Loading) -> int:
+def count_lines(path: Path, loading: Loading) -> tuple[int, bool]:  # whether some end in `\r`, or only some in `\r\n`
     """The number of lines of a file, the last one included when it has no end."""
-    lines, last = 0, b"\n"
+    lines, returns, pairs, last = 0, 0, 0, b"\n"
     with path.open("rb", buffering=0) as stream:
         while block := stream.read(_CHUNK):
-            lines, last = lines + block.count(b"\n"), block[-1:]
+            lines, returns = lines + block.count(b"\n"), returns + (here := block.count(b"\r"))
+            pairs += (block.count(b"\r\n") if here else 0) + (last == b"\r" and block.startswith(b"\n"))
             loading.counter.bytes += len(block)
-    return lines + (last != b"\n")
+            last = block[-1:]
+    return lines + (last != b"\n"), returns > 0 and not returns == pairs == lines
 
 
 def bounded_lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:  # number, line, whether it is whole
@@ -236,6 +258,39 @@ def bounded_lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:  # number, l
             while not rest.endswith(b"\n") and (rest := stream.readline(LINE)):
                 pass
             yield number, line, rest is line or not rest and len(line) < LINE
+
+# %% ../../nbs/library/data/18_files.ipynb #22b83195
+_REST = re.compile(rb'(?:[^"]++|"")*+')  # of a value in quotes, up to the quote that ends it
+
+
+def _plain_ends(line: bytes, opening: re.Pattern[bytes], inside: bool) -> tuple[bytes, bool]:
+    """A line with its ends made plain where it is not in quotes, and whether it ends in them."""
+    parts, place = [], 0
+    while place < len(line):
+        if inside:
+            stop = _REST.match(line, place).end() + 1  # type: ignore[union-attr]
+            parts.append(line[place:stop])
+            inside = stop > len(line)
+        else:
+            found = opening.search(line, place)
+            stop = found.end() if found else len(line)
+            parts.append(line[place:stop].replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
+            inside = found is not None
+        place = stop
+    return b"".join(parts), inside
+
+
+def with_plain_ends(file: LocalFile, delimiter: str, loading: Loading) -> LocalFile:
+    """A delimited file whose lines all end in `\n`."""
+    target = loading.scratch / f"{_count(loading)}-plain"
+    opening, inside = re.compile(rb'(?:^|[\r\n]|' + re.escape(delimiter.encode()) + rb')"'), False
+    with file.path.open("rb") as stream, target.open("wb") as out:
+        while line := stream.readline(LINE):
+            while line[-1:] in (b'"', b"\r") and (more := stream.read(1)):  # a long line is not parted there
+                line += more
+            line, inside = _plain_ends(line, opening, inside)
+            out.write(line)
+    return replace(file, path=target)
 
 # %% ../../nbs/library/data/18_files.ipynb #bf86ac00
 def digest(path: Path) -> str:

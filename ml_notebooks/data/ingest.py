@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['BOOKS', 'Ingested', 'watermark', 'ingest']
 
-# %% ../../nbs/library/data/22_ingest.ipynb #22fe83f4
+# %% ../../nbs/library/data/22_ingest.ipynb #2bdc9620
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from .messages import explain_write
 from .modes import Mode, OnChange, Plan, check_plan, write_rows
 from .progress import progress
 from .readers.delimited import plausible
-from .sources import FileSource, Loading, Since, Source, find_source
+from .sources import FileSource, Loading, Since, Source, find_source, known_as
 from .warehouse import Warehouse
 from ..errors import BadIngest, BadSource, ReadOnlyWarehouse, TooManyRejects
 
@@ -167,7 +168,7 @@ def _check_rejects(intake: Intake, plan: Plan) -> None:
         error.do = "Say which `encoding` the file has, such as `cp1252` where it comes from Windows; `.rejects` of this error holds them."
     raise error
 
-# %% ../../nbs/library/data/22_ingest.ipynb #4dc2f9aa
+# %% ../../nbs/library/data/22_ingest.ipynb #69a4fa70
 def ingest(
     wh: Warehouse,
     table: str,  # for example `raw.orders`
@@ -191,15 +192,16 @@ def ingest(
     if wh.read_only:
         raise ReadOnlyWarehouse(table)
     found = find_source(source, **options)
-    intake = Intake(wh, table, widen=on_change == "widen")
-    try:
-        return _ingest(intake, plan, found, message)
-    finally:
-        intake.clear()
+    with wh.transaction() if wh._writing else nullcontext():  # what fails inside a transaction fails all of it
+        intake = Intake(wh, table, widen=on_change == "widen")
+        try:
+            return _ingest(intake, plan, found, message)
+        finally:
+            intake.clear()
 
-# %% ../../nbs/library/data/22_ingest.ipynb #750e9a08
+# %% ../../nbs/library/data/22_ingest.ipynb #e72121fb
 def _ingest(intake: Intake, plan: Plan, source: Source | FileSource, message: str) -> Ingested:
-    wh, name, began = intake.wh, repr(source), time.monotonic()
+    wh, name, began = intake.wh, known_as(source, intake.wh.workspace), time.monotonic()
     mark = watermark(wh, plan, name) if plan.cursor else None
     since = Since(plan.cursor, mark) if mark is not None else None
     before = frozenset(_since_replaced(wh, plan, name, "file, fingerprint")) if plan.mode == "append" else None
@@ -216,7 +218,7 @@ def _ingest(intake: Intake, plan: Plan, source: Source | FileSource, message: st
         return replace(result, snapshot=_version(wh, plan), seconds=time.monotonic() - began)
     if not intake.columns and plan.mode == "replace":
         raise BadSource(name, "It gave neither rows nor columns.", "Nothing was written: a table is not replaced by nothing.")
-    if intake.columns:
+    if intake.columns and not _is_blank(intake, plan):
         result = _publish(intake, plan, name, fresh, result, message)
     return replace(result, snapshot=_version(wh, plan), seconds=time.monotonic() - began)
 
@@ -225,6 +227,15 @@ def _fresh(intake: Intake, files: list[tuple[str, str]], before: frozenset[tuple
     """The readings that are not in the books."""
     read = files or ([("", _fingerprint(intake))] if before is not None and intake.columns else [("", "")])
     return read if before is None else [one for one in read if one not in before]
+
+
+def _is_blank(intake: Intake, plan: Plan) -> bool:
+    """Whether nothing can be known yet of the type of a table's cursor. Raises `BadIngest` where there are rows."""
+    if plan.cursor.lower() not in intake.untyped or table_columns(intake.wh, plan.table):
+        return False
+    if intake.written:
+        raise BadIngest(plan.table, f"`{plan.cursor}` holds no value in any of {intake.written:,} rows.", "Choose another `cursor`, by which new rows can be told.")
+    return True
 
 
 def _version(wh: Warehouse, plan: Plan) -> int:

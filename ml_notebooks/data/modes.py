@@ -132,10 +132,10 @@ def _delete(intake: Intake, plan: Plan, rows: str) -> int:
         intake.wh._changed.add(plan.table)
     return count
 
-# %% ../../nbs/library/data/21_modes.ipynb #2e55fe34
+# %% ../../nbs/library/data/21_modes.ipynb #26768357
 def _increment(intake: Intake, plan: Plan, rows: str, exists: bool, mark: str | None) -> tuple[int, int, int]:
     cursor = identifier(plan.cursor)
-    kind = intake.columns[plan.cursor.lower()]
+    kind = {name.lower(): kind for name, kind in table_columns(intake.wh, plan.table).items()}.get(plan.cursor.lower(), intake.columns[plan.cursor.lower()])
     recent = f"{cursor} >= {quote(mark)}::{kind} OR {cursor} IS NULL" if mark is not None else "true"
     fresh = f"{intake.rows}_fresh"
     known = f" EXCEPT ALL SELECT * FROM lake.{plan.table} WHERE {recent}" if exists and not plan.keys else ""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from .sources import Counter
 from ..logs import get_logger
 
-# %% ../../nbs/library/data/17_progress.ipynb #e47d5fb1
+# %% ../../nbs/library/data/17_progress.ipynb #23216eab
 def progress_line(
     what: str,
     counter: Counter,
@@ -23,10 +23,11 @@ def progress_line(
     percent: float = -1,  # of the query that runs; below 0 where unknown
 ) -> str:
     """How far a read has come, in a line."""
-    rate = counter.rows / seconds if counter.rows else counter.bytes / seconds / 1e6
-    unit = "rows/s" if counter.rows else "MB/s"
-    share = f", {percent:.0f} % of this file" if percent >= 0 else ""
-    return f"{what}: {counter.rows:,} rows, {counter.bytes / 1e6:,.0f} MB, {rate:,.0f} {unit}, {seconds:.0f} s{share}"
+    share = f", {percent:.0f} % of this file" if percent >= 0 and counter.ahead else ""
+    rows = counter.rows + (int(counter.ahead * percent / 100) if share else 0)
+    rate = rows / seconds if rows else counter.bytes / seconds / 1e6
+    unit = "rows/s" if rows else "MB/s"
+    return f"{what}: {rows:,} rows, {counter.bytes / 1e6:,.0f} MB, {rate:,.0f} {unit}, {seconds:.0f} s{share}"
 
 # %% ../../nbs/library/data/17_progress.ipynb #5f7d2430
 def _is_watched() -> bool:

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['Mode', 'Warehouse', 'open_warehouse']
 
-# %% ../../nbs/library/data/10_warehouse.ipynb #8f5d2f8c
+# %% ../../nbs/library/data/10_warehouse.ipynb #e4e2e999
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -228,10 +229,12 @@ def _stage(wh: Warehouse, table: str, data: Data) -> str:
     except (duckdb.Error, TypeError, ValueError, OverflowError, NotImplementedError) as error:
         raise explain_write(error, wh.workspace, table) from error
 
-# %% ../../nbs/library/data/10_warehouse.ipynb #86cc4c29
+# %% ../../nbs/library/data/10_warehouse.ipynb #7e8ade38
 def _load(connection: duckdb.DuckDBPyConnection, table: str, staged: str, mode: Mode, keys: tuple[str, ...]) -> None:
     schema = table.partition(".")[0]
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS lake.{schema}")
+    nested = any(re.search(r"STRUCT\(|MAP\(|JSON\[", str(kind)) for _, kind, *_ in connection.execute(f"DESCRIBE {staged}").fetchall())
+    connection.execute("SET ducklake_default_data_inlining_row_limit = 0" if nested else "RESET ducklake_default_data_inlining_row_limit")
     if mode == "replace":
         _replace(connection, table, staged)
         return

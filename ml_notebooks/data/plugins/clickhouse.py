@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['ClickHouse', 'Told', 'asked', 'readable']
 
-# %% ../../../nbs/library/data/plugins/04_clickhouse.ipynb #c64746b7
+# %% ../../../nbs/library/data/plugins/04_clickhouse.ipynb #ac7a2479
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ from ...logs import redact
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# %% ../../../nbs/library/data/plugins/04_clickhouse.ipynb #e633ee3f
+# %% ../../../nbs/library/data/plugins/04_clickhouse.ipynb #8223a024
 @dataclass(frozen=True)
 class ClickHouse:
     """A table or a query of ClickHouse."""
@@ -30,8 +30,8 @@ class ClickHouse:
     address: str  # for example `clickhouse://reader@db.example:8123/shop`; no password
     table: str = ""
     query: str = ""  # instead of a table
-    credential: str = ""
-    secure: bool = False  # TLS
+    credential: str = field(default="", repr=False)
+    secure: bool = field(default=False, repr=False)  # TLS
 
     def batches(self, loading: Loading) -> Iterator["pa.RecordBatch"]:
         """The rows. Raises `BadSource` and `SourceUnavailable`."""

@@ -42,7 +42,7 @@ def plain_value(value: Any) -> Any:
         return str(value.as_uuid()) if value.subtype == 4 else bytes(value)
     return str(value) if isinstance(value, ObjectId | Regex) else value
 
-# %% ../../../nbs/library/data/plugins/02_mongodb.ipynb #693a90d3
+# %% ../../../nbs/library/data/plugins/02_mongodb.ipynb #9d228579
 @dataclass(frozen=True)
 class Collection:
     """A collection of a MongoDB database."""
@@ -50,8 +50,8 @@ class Collection:
     address: str  # for example `mongodb://shop@db.example/shop`; no password
     collection: str = ""
     filter: Mapping[str, Any] = field(default_factory=dict)
-    credential: str = ""
-    batch: int = 5_000
+    credential: str = field(default="", repr=False)
+    batch: int = field(default=5_000, repr=False)
 
     def batches(self, loading: Loading) -> Iterator["pa.RecordBatch"]:
         """The documents. Raises `BadSource` and `SourceUnavailable`."""

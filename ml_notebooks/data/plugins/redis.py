@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['document_batch', 'Keys']
 
-# %% ../../../nbs/library/data/plugins/03_redis.ipynb #4a865de9
+# %% ../../../nbs/library/data/plugins/03_redis.ipynb #5744e6e6
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +27,7 @@ def document_batch(documents: list[dict[str, Any]]) -> "pa.RecordBatch":
     names = list(dict.fromkeys(name for document in documents for name in document))
     return arrow_batch(names, [tuple(document.get(name) for name in names) for document in documents])
 
-# %% ../../../nbs/library/data/plugins/03_redis.ipynb #a9039266
+# %% ../../../nbs/library/data/plugins/03_redis.ipynb #646b99bb
 @dataclass(frozen=True)
 class Keys:
     """Rows that lie in Redis."""
@@ -35,8 +35,8 @@ class Keys:
     address: str  # for example `redis://cache.example:6379/0`; no password
     match: str = "*"  # pattern of the keys, or the key of a stream
     kind: Literal["hash", "json", "stream"] = "hash"
-    credential: str = ""
-    batch: int = 5_000
+    credential: str = field(default="", repr=False)
+    batch: int = field(default=5_000, repr=False)
 
     def batches(self, loading: Loading) -> Iterator["pa.RecordBatch"]:
         """The rows. Raises `BadSource` and `SourceUnavailable`."""

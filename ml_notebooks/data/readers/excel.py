@@ -5,14 +5,17 @@
 # %% auto #0
 __all__ = ['read']
 
-# %% ../../../nbs/library/data/readers/04_excel.ipynb #1e894076
-from collections.abc import Iterator
+# %% ../../../nbs/library/data/readers/04_excel.ipynb #29e2a6ad
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from importlib.util import find_spec
 from itertools import islice
 from typing import Any
 
+from ..catalog import identifier
 from ..databases import arrow_batch
-from ..intake import Intake, take_in_arrow
+from ..intake import WHOLE, Intake, is_kept, reject_misfits, take_in
+from .delimited import declared_types, plausible
 from ..sources import Loading, LocalFile
 from ...errors import BadSource, MissingExtra, did_you_mean
 
@@ -38,7 +41,7 @@ def _names(file: LocalFile, sheet: Any, row: list[Any], first: tuple[int, int]) 
         raise BadSource(file.name, f"It has several columns called `{min(twice)}`.", do)
     return names
 
-# %% ../../../nbs/library/data/readers/04_excel.ipynb #6e5a8be7
+# %% ../../../nbs/library/data/readers/04_excel.ipynb #80d94273
 def _sheet(file: LocalFile) -> Any:
     from python_calamine import CalamineWorkbook
 
@@ -48,13 +51,58 @@ def _sheet(file: LocalFile) -> Any:
     return book.get_sheet_by_name(file.how.part or book.sheet_names[0])
 
 
-def _cells(rows: Iterator[list[Any]], width: int) -> Iterator[tuple[Any, ...]]:
-    for row in rows:
-        cells = [None if cell == "" else cell for cell in row]
+def _cells(sheet: Any, start: tuple[int, int], width: int) -> Iterator[tuple[int, list[Any]]]:  # the row's number in the sheet, and its cells
+    for number, row in enumerate(islice(sheet.iter_rows(), start[0] + 1, None), start[0] + 2):  # iter_rows begins at A1
+        cells = [None if cell == "" else cell for cell in row[start[1] : start[1] + width]]
         if any(cell is not None for cell in cells):
-            yield tuple(cells + [None] * (width - len(cells)))[:width]
+            yield number, cells + [None] * (width - len(cells))
 
-# %% ../../../nbs/library/data/readers/04_excel.ipynb #b37a6c8e
+
+def _text(cell: Any) -> str | None:
+    if isinstance(cell, float) and cell.is_integer() and abs(cell) < 1e15:
+        return str(int(cell))
+    return cell if cell is None or isinstance(cell, str) else str(cell).lower() if isinstance(cell, bool) else cell.isoformat(" ") if isinstance(cell, datetime) else str(cell)
+
+# %% ../../../nbs/library/data/readers/04_excel.ipynb #6222905b
+def _kinds(sheet: Any, start: tuple[int, int], width: int) -> list[set[str]]:
+    """What stands in each column: text, whole numbers, something else."""
+    kinds: list[set[str]] = [set() for _ in range(width)]
+    for _, cells in _cells(sheet, start, width):
+        for held, cell in zip(kinds, cells, strict=True):
+            if cell is not None:
+                held.add("text" if isinstance(cell, str) else "whole" if isinstance(cell, float) and cell.is_integer() else "other")
+    return kinds
+
+
+def _wanted(intake: Intake, file: LocalFile, names: list[str], kinds: list[set[str]]) -> dict[str, str]:
+    """The types, by lower-case name, to which columns are to be cast."""
+    known = {name.lower(): intake.known.get(name.lower(), "") for name, held in zip(names, kinds, strict=True) if held == {"whole"}}
+    return {name: kind for name, kind in known.items() if kind in WHOLE} | declared_types(file, names)
+
+
+def _take(intake: Intake, file: LocalFile, names: list[str], rows: list[tuple[int, list[Any]]], wanted: Mapping[str, str]) -> None:
+    import pyarrow as pa
+
+    every = [*names, *(name for name, _ in file.partitions)]
+    batch = arrow_batch([*every, "row number"], [(*cells, *(value for _, value in file.partitions), row) for row, (_, cells) in enumerate(rows, 1)])
+    kinds = {name: wanted[name.lower()] for name in names if name.lower() in wanted}
+    texts = {name: f"{identifier(name)}::VARCHAR" for name in kinds}
+    casts = {name: f"TRY_CAST({text} AS {kinds[name]})" for name, text in texts.items()}
+    misfit = {name: f"{text} IS NOT NULL AND NOT ({is_kept(text, kinds[name])} AND {_sane(kinds[name], casts[name])})" for name, text in texts.items()}
+    intake.wh._connection.register("sheet_rows", batch)
+    try:
+        kept = reject_misfits(intake, file.name, "sheet_rows", {name: (kinds[name], condition) for name, condition in misfit.items()}, [number for number, _ in rows])
+        chosen = ", ".join(f"{casts.get(name, identifier(name))} AS {identifier(name)}" for name in every)
+        empty = frozenset(name.lower() for name in every if name not in kinds and pa.types.is_null(batch.schema.field(name).type))
+        take_in(intake, f"SELECT {chosen} FROM sheet_rows WHERE {kept}", empty)
+    finally:
+        intake.wh._connection.unregister("sheet_rows")
+
+
+def _sane(kind: str, value: str) -> str:
+    return f"isfinite({value}) AND year({value}) BETWEEN 1 AND 9999" if plausible({"": kind}) != "true" else "true"
+
+# %% ../../../nbs/library/data/readers/04_excel.ipynb #169a46b1
 def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
     """Take in the rows of a sheet. Raises `BadSource`."""
     if find_spec("python_calamine") is None:
@@ -63,17 +111,17 @@ def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
 
     try:
         sheet = _sheet(file)
-        rows = iter(sheet.iter_rows())
+        start = sheet.start or (0, 0)
+        first: list[Any] = next(islice(sheet.iter_rows(), start[0], None), [])
     except (CalamineError, OSError) as error:
         raise BadSource(file.name, f"It is no workbook: {error}.") from error
-    start = sheet.start or (0, 0)
-    rows = islice(rows, start[0], None)  # iter_rows begins at A1
-    first: list[Any] = next(rows, [])
-    header = first[start[1] :]
-    names = _names(file, sheet, header, start)
-    body = _cells((row[start[1] :] for row in rows), len(names))
+    names = _names(file, sheet, first[start[1] :], start)
+    kinds = _kinds(sheet, start, len(names))
+    wanted = _wanted(intake, file, names, kinds)
+    written = {place for place, name in enumerate(names) if name.lower() in wanted or ("text" in kinds[place] and len(kinds[place]) > 1)}
+    body = ((number, [_text(cell) if place in written else cell for place, cell in enumerate(cells)]) for number, cells in _cells(sheet, start, len(names)))
     while some := list(islice(body, 50_000)):
-        batch = arrow_batch([*names, *(name for name, _ in file.partitions)], [(*row, *(value for _, value in file.partitions)) for row in some])
-        intake.read += take_in_arrow(intake, batch)
+        _take(intake, file, names, some, wanted)
+        intake.read += len(some)
         loading.counter.rows = intake.read
     loading.counter.bytes += file.path.stat().st_size

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['as_lines', 'fault', 'sort_out', 'read']
 
-# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #cab10d3d
+# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #a2670750
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import duckdb
 
 from ..catalog import identifier, quote
 from ..files import LINE, bounded_lines
-from ..intake import TEXT, Intake, common_type, reject, take_in
+from ..intake import TEXT, Intake, common_type, forget, is_kept, reject, reject_misfits, take_in
 from .delimited import chosen_types, declared_types, plausible, with_partitions
 from ..sources import Loading, LocalFile
 from ...errors import BadSource, RowsLost
@@ -50,14 +51,34 @@ def _is_whole(path: Path) -> bool:
     """Whether a file of a size that fits into memory is one object, over several lines."""
     return path.stat().st_size <= 16 * LINE and _is_line(path.read_bytes())
 
-# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #972c93ae
+# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #b65df4c7
+_NOTHING = '"NULL"'  # the type of a column without a value
+
+
 def _types(intake: Intake, path: Path) -> dict[str, str] | None:  # none where a line is malformed, or gives a name twice
     query = f"DESCRIBE SELECT * FROM read_ndjson({quote(path)}, sample_size = -1, records = true, hive_partitioning = false, maximum_object_size = {LINE})"
     twins = f"SELECT count(*) FROM read_ndjson_objects({quote(path)}, maximum_object_size = {LINE}) WHERE list_unique(json_keys(lower(json::VARCHAR))) < len(json_keys(json))"
     try:
-        return None if intake.execute(twins)[0][0] else {name: kind for name, kind, *_ in intake.execute(query)}
+        if intake.probe(twins)[0][0]:
+            return None
+        found = {name: kind for name, kind, *_ in intake.probe(query)}
+        if any("\0" in name for name in found):
+            return None
+        mixed = {name: kind for name, kind in found.items() if kind == "JSON"}
+        texts = f"SELECT {', '.join(f'''bool_or(json_type({identifier(name)}) = 'VARCHAR')''' for name in mixed)} FROM ({_query(path, mixed)})"
+        held = zip(mixed, intake.probe(texts)[0] if mixed else (), strict=True)
     except duckdb.Error:
         return None
+    found |= {name: _NOTHING if has_text is None else "VARCHAR" if has_text else "JSON" for name, has_text in held}
+    return {name: kind if kind == "JSON" else _WORDS.sub(lambda word: "VARCHAR" if word[0] == "JSON" else word[0], kind) for name, kind in found.items()}
+
+
+_WORDS = re.compile(r'"(?:[^"]|"")*"|\w+')  # of a type; names of fields stand in quotes where they could be taken for a type
+
+
+def _query(path: Path, types: dict[str, str]) -> str:
+    columns = ", ".join(f"{quote(name)}: {quote(kind)}" for name, kind in types.items())
+    return f"SELECT * FROM read_ndjson({quote(path)}, columns = {{{columns}}}, hive_partitioning = false, maximum_object_size = {LINE})"
 
 # %% ../../../nbs/library/data/readers/02_json_lines.ipynb #5a769c69
 def _no_constant(text: str) -> None:
@@ -108,34 +129,48 @@ def sort_out(intake: Intake, file: LocalFile, path: Path, loading: Loading) -> t
     reject(intake, bad)
     return target, numbers
 
-# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #af6127d2
+# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #6b8e1ed7
 def _unsure(intake: Intake, found: dict[str, str], wanted: dict[str, str]) -> list[str]:
     """The columns whose values may not fit the type that is wanted."""
-    return [name for name, kind in wanted.items() if common_type(intake.wh, found[name], kind) != kind or found[name] == "JSON" != kind]
+    return [name for name, kind in wanted.items() if kind != "JSON" and (found[name] == "JSON" or common_type(intake.wh, found[name], kind) != kind)]
 
 
-def _query(path: Path, types: dict[str, str]) -> str:
-    columns = ", ".join(f"{quote(name)}: {quote(kind)}" for name, kind in types.items())
-    return f"SELECT * FROM read_ndjson({quote(path)}, columns = {{{columns}}}, hive_partitioning = false, maximum_object_size = {LINE})"
-
-
-def _cast(intake: Intake, file: LocalFile, path: Path, numbers: list[int], found: dict[str, str], wanted: dict[str, str]) -> str:
+def _cast(intake: Intake, file: LocalFile, path: Path, numbers: list[int], found: dict[str, str], wanted: dict[str, str], unsure: list[str]) -> str:
     """A query over the rows whose values fit; the others are rejected."""
     numbers = numbers or [number for number, line, _ in bounded_lines(path) if line.strip()]
-    unsure = _unsure(intake, found, wanted)
     dates = {name: kind for name, kind in wanted.items() if plausible({name: kind}) != "true"}
-    raw = _query(path, {name: "JSON" if name in unsure else found[name] for name in found})
+    raw = _query(path, {name: "JSON" if name in unsure or wanted[name] == "JSON" else found[name] for name in found})
     intake.execute(f"CREATE OR REPLACE TEMP TABLE unsure_rows AS SELECT *, row_number() OVER () AS \"row number\" FROM ({raw})")
-    values = {name: f"TRY_CAST({identifier(name)} ->> '$' AS {wanted[name]})" if name in unsure else f"{identifier(name)}::{wanted[name]}" for name in wanted}
-    lost = {name: f"({identifier(name)} ->> '$') IS NOT NULL AND {values[name]} IS NULL" for name in unsure}
+    texts = {name: f"({identifier(name)} ->> '$')" for name in unsure}
+    values = {name: f"TRY_CAST({texts[name]} AS {wanted[name]})" if name in unsure else f"{identifier(name)}::{wanted[name]}" for name in wanted}
+    lost = {name: f"{text} IS NOT NULL AND NOT {is_kept(text, wanted[name])}" for name, text in texts.items()}
     lost |= {name: f"({lost.get(name, 'false')}) OR NOT coalesce(isfinite({values[name]}) AND year({values[name]}) BETWEEN 1 AND 9999, true)" for name in dates}
-    for name, condition in lost.items():
-        bad = intake.execute(f'SELECT "row number", {identifier(name)}::VARCHAR FROM temp.unsure_rows WHERE {condition}')
-        reject(intake, ((file.name, numbers[row - 1], name, text, f"`{text[:60]}` is no {wanted[name]} that can be read") for row, text in bad))
-    kept = " AND ".join(f"NOT coalesce({condition}, false)" for condition in lost.values()) or "true"
+    kept = reject_misfits(intake, file.name, "temp.unsure_rows", {name: (wanted[name], condition) for name, condition in lost.items()}, numbers)
     return f"SELECT {', '.join(f'{value} AS {identifier(name)}' for name, value in values.items())} FROM temp.unsure_rows WHERE {kept}"
 
-# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #0bc802e2
+# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #d336e37d
+_DIGITS = {"DOUBLE": 2**53, "FLOAT": 2**24}  # whole numbers below are kept
+
+
+def _far(intake: Intake, wanted: dict[str, str], before: int) -> list[str]:
+    """The columns that came to hold numbers so large that something may be lost."""
+    most = {name: f"max(abs({identifier(name)})) >= {_DIGITS[kind]}" for name, kind in wanted.items() if kind in _DIGITS and intake.columns[name.lower()] == kind}
+    if not most:
+        return []
+    (found,) = intake.execute(f"SELECT {', '.join(most.values())} FROM {intake.rows} WHERE rowid >= {before}")
+    return [name for name, is_far in zip(most, found, strict=True) if is_far]
+
+
+def _check_digits(intake: Intake, file: LocalFile, kinds: dict[str, str]) -> None:
+    """Nothing, where numbers that are read as DOUBLE keep their digits. Raises `BadSource`."""
+    for name, kind in kinds.items():
+        text = f"({identifier(name)} ->> '$')"
+        lost = f"regexp_full_match({text}, '-?[0-9]{{8,38}}') AND TRY_CAST({text} AS HUGEINT) IS DISTINCT FROM TRY_CAST(TRY_CAST({text} AS {kind}) AS HUGEINT)"
+        ((value,),) = intake.execute(f"SELECT min({text}) FILTER ({lost}) FROM temp.unsure_rows")
+        if value is not None:
+            raise BadSource(file.name, f"It holds `{value}` in `{name}`, more digits than a {kind} keeps.", "Nothing was written: say with `types` what the column is, such as HUGEINT or VARCHAR.")
+
+# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #493adfd0
 def _count(path: Path, loading: Loading) -> tuple[int, bool]:  # lines that hold something; whether none is too long
     count, sound = 0, True
     for _, line, whole in bounded_lines(path):
@@ -144,14 +179,25 @@ def _count(path: Path, loading: Loading) -> tuple[int, bool]:  # lines that hold
     return count, sound
 
 
-def _take(intake: Intake, file: LocalFile, path: Path, numbers: list[int], found: dict[str, str]) -> None:
-    wanted = chosen_types(intake, found, declared_types(file, list(found)))
-    rows, fitting = _query(path, wanted), plausible(wanted)
-    if _unsure(intake, found, wanted) or (fitting != "true" and intake.execute(f"SELECT count(*) FROM ({rows}) WHERE NOT ({fitting})")[0][0]):
-        rows = _cast(intake, file, path, numbers, found, wanted)
-    take_in(intake, with_partitions(rows, file, list(wanted)))
+def _take(intake: Intake, file: LocalFile, path: Path, numbers: list[int], found: dict[str, str], lines: int, loading: Loading) -> None:
+    before, declared = intake.written, declared_types(file, list(found))
+    known = {name: "VARCHAR" if kind == _NOTHING else kind for name, kind in found.items()}
+    wanted = chosen_types(intake, known, declared)
+    empty = frozenset(name.lower() for name, kind in found.items() if kind == _NOTHING and name.lower() not in declared | intake.known)
+    rows, fitting, unsure = _query(path, wanted), plausible(wanted), _unsure(intake, known, wanted)
+    if unsure or (fitting != "true" and intake.execute(f"SELECT count(*) FROM ({rows}) WHERE NOT ({fitting})")[0][0]):
+        rows = _cast(intake, file, path, numbers, known, wanted, unsure)
+    loading.counter.ahead = lines
+    take_in(intake, with_partitions(rows, file, list(wanted)), empty)
+    loading.counter.rows, loading.counter.ahead = intake.written, 0
+    if far := _far(intake, wanted, before):
+        forget(intake, before)
+        intake.execute(f'DELETE FROM {intake.rejects} WHERE file = ? AND "column" IS NOT NULL', [file.name])  # the cast names them again
+        rows = _cast(intake, file, path, numbers, known, wanted, [*unsure, *(name for name in far if name not in unsure)])
+        _check_digits(intake, file, {name: wanted[name] for name in far if name.lower() not in declared})
+        take_in(intake, with_partitions(rows, file, list(wanted)), empty)
 
-# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #d2d95847
+# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #abf70d22
 def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
     """Take in the rows of a JSON file. Raises `BadSource` and `RowsLost`."""
     before, rejected = intake.written, intake.rejected
@@ -166,7 +212,7 @@ def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
         if found is None:
             raise BadSource(file.name, "DuckDB cannot make columns of it.", "Nothing was written: look for unusual names and very deep objects.")
         if found:
-            _take(intake, file, path, numbers, found)
+            _take(intake, file, path, numbers, found, read, loading)
     except duckdb.Error as error:
         raise BadSource(file.name, str(error).splitlines()[0][:300]) from error
     if read != intake.written - before + intake.rejected - rejected:
