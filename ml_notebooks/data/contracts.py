@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAILURES', 'Contract', 'ContractResult', 'check', 'summarise', 'failing_rows']
 
-# %% ../../nbs/library/data/33_contracts.ipynb #32ef716d
+# %% ../../nbs/library/data/33_contracts.ipynb #a9b05c53
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,6 +18,7 @@ from .contract_rules import Finding, Rule, Severity
 from .contract_terms import Promise, content_version, promises
 from .warehouse import Warehouse
 from ..errors import ContractBroken, UnknownCheck
+from ..lineage import is_told, tell_contract
 from ..logs import current_run
 
 if TYPE_CHECKING:
@@ -93,23 +94,26 @@ class ContractResult:
         kept = f" {self.kept} failing rows are kept in <code>ops.contract_failures</code>." if self.kept else ""
         return f"<p><b>{self!r}</b>{kept}</p>" + shown.to_html(index=False, border=0)
 
-# %% ../../nbs/library/data/33_contracts.ipynb #ef18d0f2
+# %% ../../nbs/library/data/33_contracts.ipynb #58386c3c
 def check(
     wh: Warehouse,
     contract: Contract,
     keep: int = 0,  # failing rows of each check, at most, to append to `ops.contract_failures`
 ) -> ContractResult:  # every check, with the rows that break it
-    """Hold the rows of a table against its contract.
+    """Hold the rows of a table against its contract; in a run, tell it which one and whether it held.
 
     Raises `UnknownTable`. A broken contract is a result, not an error: `raise_if_broken` makes it one.
     """
-    table = as_ibis(wh, contract.table)
-    measured = measures(promises(contract.schema, contract.rules), table, contract.table)
+    table, said = as_ibis(wh, contract.table), promises(contract.schema, contract.rules)
+    measured = measures(said, table, contract.table)
     rows, found = measure_all(wh, table, contract.table, measured)
     pairs = list(zip(measured, found, strict=True))
     frame = pd.DataFrame([_line(each.promise, finding, rows) for each, finding in pairs], columns=_COLUMNS)
     kept = _keep(wh, contract, table, [(each, finding) for each, finding in pairs if finding.failing], keep) if keep else 0
-    return ContractResult(contract.table, rows, frame, contract.version, kept)
+    result = ContractResult(contract.table, rows, frame, content_version(contract.table, said), kept)
+    if is_told():
+        tell_contract(contract.table, result.version, result.ok, [promise.to_dict() for promise in said])
+    return result
 
 
 _COLUMNS = ["column", "check", "severity", "failing", "share", "found", "ok"]
