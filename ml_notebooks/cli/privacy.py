@@ -9,7 +9,7 @@ import typer
 from .app import Json, app, find, pairs, reading, said, writing
 
 if TYPE_CHECKING:
-    from ..data.erasure import SubjectData
+    from ..data.subjects import SubjectData
 
 privacy = typer.Typer(help="Find personal data; hand out, or erase, what is held of a person.", no_args_is_help=True)
 app.add_typer(privacy, name="privacy")
@@ -52,7 +52,7 @@ def export_person(
     json: Json = False,
 ) -> None:
     """Show, or write into a file, what is held of a person. It is put on record."""
-    from ..data.erasure import export
+    from ..data.subjects import export
     from ..terminal import print_json, print_rows
 
     with reading() as wh:
