@@ -160,13 +160,12 @@ HERS = [
 NOT_HERS = ["14711,x", "4711.5,x", "47110,x", "a 4711 b,x", '{"customer": 47111}', '{"4711": 1}', '{"note": "at 4711, x"}', "x:4711,x"]
 
 
-@pytest.mark.parametrize("many", [False, True], ids=["in the catalogue", "in files"])
-def test_from_lines_that_could_not_be_loaded(either, many):
+def test_from_lines_that_could_not_be_loaded(either):
     wh = either
     wh.publish("raw.people", f"{OTHERS.format(5)} UNION ALL {PERSON}")
-    refuse(wh, "raw.people", [*HERS, *NOT_HERS, *(f"{n},x" for n in range(5000 if many else 0))])
+    refuse(wh, "raw.people", [*HERS, *NOT_HERS, "4711,once"])
     refuse(wh, "raw.others", HERS)  # of a table that does not know customers
-    refuse(wh, "raw.people", [*HERS, *NOT_HERS, *("other,x" for _ in range(5000 if many else 0))])
+    refuse(wh, "raw.people", [*HERS, *NOT_HERS, *("other,x" for _ in range(5000))])
     held = export(wh, "customer", 4711)
     assert sorted(held.tables["raw.people__rejects"]["text"]) == sorted(HERS) and "raw.others__rejects" not in held.tables
     wh._connection.execute("DROP TABLE lake.raw.others__rejects")
@@ -200,8 +199,7 @@ def test_a_short_key_counts_where_the_key_stands(wh):
 
 
 @pytest.mark.parametrize("rows", [5, 5000], ids=["in the catalogue", "in files"])
-def test_the_key_is_searched_for_again_by_a_second_erasure(either, rows):
-    wh = either
+def test_the_key_is_searched_for_again_by_a_second_erasure(wh, rows):
     wh.publish("raw.people", f"SELECT range AS customer FROM range({rows})")
     refuse(wh, "raw.people", ["4,x", "5,x"])
     found, places = _search(wh, subject_tables(wh, "customer", {}), "4")

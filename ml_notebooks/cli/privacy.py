@@ -61,7 +61,7 @@ def export_person(
         save(found, to)
     traces = [vars(trace) for trace in found.traces]
     if json:
-        print_json({"key": key, "tables": found.to_dict(), "history": found.history, "traces": traces})
+        print_json({"key": key, "tables": found.to_dict(), "history": found.history, "traces": traces, "unsure": found.unsure})
         return
     print(said(found), end="\n\n")
     print_rows(found.to_frame().to_dict("records"), ["table", "rows", "columns"], json, empty=f"No row of today's has this {key}.")
