@@ -867,6 +867,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'ml_notebooks/data/magic.py'),
                                          'ml_notebooks.data.magic.SqlMagic.warehouse': ( 'library/data/magic.html#sqlmagic.warehouse',
                                                                                          'ml_notebooks/data/magic.py'),
+                                         'ml_notebooks.data.magic._variables': ( 'library/data/magic.html#_variables',
+                                                                                 'ml_notebooks/data/magic.py'),
                                          'ml_notebooks.data.magic.split_target': ( 'library/data/magic.html#split_target',
                                                                                    'ml_notebooks/data/magic.py')},
             'ml_notebooks.data.messages': { 'ml_notebooks.data.messages._first_line': ( 'library/data/messages.html#_first_line',

@@ -3,6 +3,8 @@
 import random
 from datetime import datetime, timedelta, timezone
 
+import numpy as np
+import pandas as pd
 import pytest
 from support.workspaces import make_workspace
 
@@ -125,11 +127,24 @@ def test_an_instant_is_the_last_snapshot_before_it(wh):
         (1.5, BadTime, r"`1\.5` is no point in time"),
         (10**6, UnknownSnapshot, "Snapshot 1000000 is not"),
         ("1999-12-31", BeforeHistory, "at 1999-12-31 00:00:00 UTC"),
+        (None, BadTime, "`None` is no point in time"),
+        (pd.NaT, BadTime, "`NaT` is no point in time"),
+        (np.float64(2), BadTime, r"`2\.0` is no point in time"),
+        (-1, UnknownSnapshot, "Snapshot -1 is not"),
     ],
 )
 def test_what_is_no_point_in_time(wh, when, error, message):
-    with pytest.raises(error, match=message):
-        snapshot_at(wh, when)
+    for ask in (snapshot_at, type(wh).at):
+        with pytest.raises(error, match=message):
+            ask(wh, when)
+
+
+def test_a_number_from_a_frame_is_a_snapshot(wh):
+    wh.publish("raw.framed", "SELECT 1 AS n")
+    newest = wh.snapshots()["snapshot"].iloc[0]
+    with wh.at(newest) as past:
+        assert past.sql("FROM raw.framed").fetchall() == [(1,)]
+    assert diff(wh, "raw.framed", newest, key="n").equal
 
 
 def test_a_table_that_a_transaction_has_written_is_not_restored_in_it(wh):
