@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
@@ -362,3 +363,41 @@ def test_a_misspelt_severity_is_said():
         promises(pa.DataFrameSchema({}), (rule,))
     with pytest.raises(BadContract, match="`severity` is `warning`"):
         promises(pa.DataFrameSchema({}, metadata={"severity": "warning"}))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Contract("raw.awkward", {"n": int}).version, "Its schema is a `dict`"),
+        (lambda: Contract("raw.awkward", pa.DataFrameSchema({"n(": pa.Column(regex=True)})).version, r"`n\(` is no pattern"),
+        (lambda: Contract("raw.awkward", pa.DataFrameSchema({}), "fresh").version, "`'fresh'` is no rule"),
+        (lambda: Freshness(24), "`within` is `24`"),
+        (lambda: References(["a", "b"], "raw.empty", "a"), r"2 columns refer to 1 of raw\.empty"),
+    ],
+)
+def test_what_makes_no_contract(make, message):
+    with pytest.raises(BadContract, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("rule", "found"),
+    [
+        (Freshness(timedelta(1), "nope"), "BadQuery.*nope"),
+        (Freshness(timedelta(1), "word"), "isoformat"),
+        (References("word", "raw.nowhere"), r"`raw\.nowhere` is not in the warehouse"),
+        (References("word", "raw.empty", "nope"), "BadQuery"),
+        (References("word", "raw.awkward", "n"), "Could not convert"),
+    ],
+)
+def test_a_rule_that_cannot_be_computed_does_not_hold(wh, rule, found):
+    result = check(wh, Contract("raw.awkward", pa.DataFrameSchema({"n": pa.Column(nullable=True)}), rule), keep=3)
+    (line,) = [row for row in result.checks.itertuples() if not row.ok]
+    assert line.failing == result.rows and re.search(found, line.found) and result.kept == 0
+
+
+def test_a_time_without_a_zone_is_utc(wh):
+    wh.publish("raw.timed", "SELECT TIMESTAMP '2026-01-01 10:00:00' AS at")
+    for hours, ok in ((1, True), (3, False)):
+        rule = Freshness(timedelta(hours=2), "at", as_of=datetime(2026, 1, 1, 10 + hours))
+        assert check(wh, Contract("raw.timed", pa.DataFrameSchema({}), rule)).ok == ok

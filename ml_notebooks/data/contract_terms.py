@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['CONTRACTS', 'Promise', 'promises', 'typed', 'content_version', 'keep_terms']
 
-# %% ../../nbs/library/data/31_contract_terms.ipynb #b98070ab
+# %% ../../nbs/library/data/31_contract_terms.ipynb #84444334
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from .catalog import quote
+from .catalog import as_names, quote
 from .contract_rules import TABLE, Rule, Severity
 from .inspection import table_names
 from .warehouse import Warehouse
@@ -39,12 +40,14 @@ class Promise:
         """What it says, without what computes it."""
         return {name: getattr(self, name) for name in ("column", "check", "kind", "severity", "terms")}
 
-# %% ../../nbs/library/data/31_contract_terms.ipynb #717df51e
+# %% ../../nbs/library/data/31_contract_terms.ipynb #fcf9f293
 def promises(
     schema: "pa.DataFrameSchema",
-    rules: Sequence[Rule] = (),
+    rules: Rule | Sequence[Rule] = (),
 ) -> list[Promise]:
-    """All that a schema and rules demand."""
+    """All that a schema and rules demand. Raises `BadContract`."""
+    if not hasattr(schema, "columns") or not hasattr(schema, "checks"):
+        raise BadContract(f"Its schema is a `{type(schema).__name__}`.", "Give a `DataFrameSchema` of `pandera.ibis`.")
     table = _severity(schema)
     found = [promise for name, column in schema.columns.items() for promise in _of_column(name, column)]
     if schema.strict is True:
@@ -54,18 +57,33 @@ def promises(
     if schema.unique:
         found.append(Promise(", ".join(schema.unique), "unique together", "unique", table, {"columns": list(schema.unique)}))
     found += [_of_check(TABLE, check) for check in schema.checks]
-    return found + [Promise(*rule.words(), "rule", _checked(rule.severity), _rule_terms(rule), rule) for rule in rules]
+    return found + [Promise(*rule.words(), "rule", _checked(rule.severity), _rule_terms(rule), rule) for rule in map(_rule, as_names(rules))]
+
+
+def _rule(given: Rule) -> Rule:
+    if not all(hasattr(given, name) for name in ("severity", "words", "measure", "rows_query")):
+        raise BadContract(f"`{given!r}` is no rule.", "Give rules, such as `Volume()` or `Freshness(timedelta(days=1))`.")
+    return given
 
 
 def _of_column(name: str, column: Any) -> list[Promise]:
     severity, kind = _severity(column), str(column.dtype) if column.dtype else None
+    if column.regex:
+        _check_pattern(name)
     terms = {"type": kind, "required": bool(column.required), "regex": bool(column.regex)}
     found = [Promise(name, f"is {kind}" if kind else "is there", "type", severity, terms, column)]
     found += [] if column.nullable else [Promise(name, "not missing", "missing", severity)]
     found += [Promise(name, "unique", "unique", severity, {"columns": [name]})] if column.unique else []
     return found + [_of_check(name, check) for check in column.checks]
 
-# %% ../../nbs/library/data/31_contract_terms.ipynb #7c227c12
+# %% ../../nbs/library/data/31_contract_terms.ipynb #f768274d
+def _check_pattern(name: str) -> None:
+    try:
+        re.compile(name)
+    except re.error as error:
+        raise BadContract(f"The name `{name}` is no pattern: {error}.", "Correct it, or leave out `regex=True`.") from error
+
+
 _SETS = ("allowed_values", "forbidden_values", "values")  # of pandera's checks: their order means nothing
 
 
