@@ -264,3 +264,33 @@ def test_a_cleaner_is_saved_and_loaded_without_pickle():
     untrusted = skops.io.get_untrusted_types(data=data)
     assert all(name.startswith("ml_notebooks.data.") for name in untrusted)
     assert skops.io.loads(data, trusted=untrusted).transform(frame).equals(cleaner.transform(frame))
+
+
+@pytest.mark.parametrize("columns", ["word", ["word"], ("word",), {"word": 1}])
+def test_one_name_is_a_name_and_not_its_letters(wh, columns):
+    wh.publish("raw.one", "SELECT ' A ' AS word, ' B ' AS w, ' C ' AS o")
+    for rules in ([Text(columns)], Text(columns)):
+        clean(wh, "raw.one", rules, "clean.one")
+        assert wh.sql("FROM clean.one").fetchall() == [("A", " B ", " C ")]
+
+
+def test_every_rule_takes_one_name_and_one_value(wh):
+    wh.publish("raw.one", "SELECT unnest([1, 1, -999, 5]) AS n, unnest(['x', 'x', 'y', NULL]) AS word, TIMESTAMP '2013-01-01 12:00:00' AS clock")
+    rules = [AsMissing(-999, "n"), Missing("n"), Outliers(["n"]), Categories("word", keep="x"), TimeZone("clock", "America/New_York"), Duplicates("n")]
+    clean(wh, "raw.one", rules, "clean.one")
+    assert wh.sql("SELECT n, word, hour(clock) FROM clean.one ORDER BY n").fetchall() == [(1, "other", 17), (3, None, 17)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (Text("wrod"), "no column `wrod`. Did you mean `word`"),
+        (Text(3), "no column `3`"),
+        (Text, "`Text` cannot be applied. It is no rule"),
+        ("Text", "`'Text'` cannot be applied. It is no rule|`Text` cannot be applied. It is no rule"),
+    ],
+)
+def test_what_is_no_rule_or_no_column(wh, rule, message):
+    wh.publish("raw.one", "SELECT 'A' AS word")
+    with pytest.raises(BadRecipe, match=message):
+        fit(wh, [rule], "raw.one")

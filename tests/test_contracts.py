@@ -1,10 +1,13 @@
 """Contracts against pandera's own answers, on awkward tables; their versions, severities and what they tell."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
 
+import nbformat
 import pandera.ibis as pa
 import pytest
 from support.workspaces import make_workspace
@@ -26,6 +29,8 @@ from ml_notebooks.errors import (
     UnknownTable,
 )
 from ml_notebooks.lineage import VARIABLE, begin_lineage, read_lineage
+from ml_notebooks.pipelines.ledger import read_steps
+from ml_notebooks.workspace import find_workspace
 
 AWKWARD = """
 SELECT * FROM (VALUES
@@ -253,6 +258,8 @@ def test_what_a_check_reads_is_told_and_what_it_keeps_must_be_declared(wh, tmp_p
     check(wh, contract)
     told = read_lineage(tmp_path / "facts")
     assert set(told.reads) == {"raw.awkward", "raw.empty"} and told.unseen == ()
+    (one,) = told.contracts
+    assert (one["table"], one["version"], one["held"]) == ("raw.awkward", contract.version, False)
     with pytest.raises(UndeclaredWrite, match=r"may not write `ops\.contract_failures`"):
         check(wh, contract, keep=1)
 
@@ -266,6 +273,43 @@ def test_a_kept_contract_is_read_again_as_it_was(wh):
     )
     assert keep_contract(wh, contract) == contract.version == read_contract(wh, "raw.kept").version
     assert not len(diff_contracts(read_contract(wh, "raw.kept"), contract).changes)
+
+
+CHECKING = """
+import pandera.ibis as pa
+from ml_notebooks.data.contracts import Contract, check
+from ml_notebooks.data.warehouse import open_warehouse
+
+wh = open_warehouse()
+wh.publish("raw.orders", "SELECT range AS item FROM range(9)")
+found = check(wh, Contract("raw.orders", pa.DataFrameSchema({"item": pa.Column(int, pa.Check.ge(0))})))
+"""
+BROKEN = 'check(wh, Contract("raw.orders", pa.DataFrameSchema({"item": pa.Column(int, pa.Check.ge(3))}))).raise_if_broken()'
+
+
+def held(step):
+    """(table, whether it held) of a step's contracts."""
+    return [(each["table"], each["held"]) for each in step["contracts"]]
+
+
+def test_a_run_keeps_which_contract_held_and_what_it_said(workspace, mlnb):
+    folder = workspace / "nbs" / "pipelines" / "small"
+    (folder / "pipeline.yaml").write_text("title: One step\nsteps:\n  - {name: make, notebook: make.ipynb, writes: [raw.orders]}\n")
+    runs = []
+    for cells in ([CHECKING], [CHECKING, BROKEN]):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell, id=f"c{n}") for n, cell in enumerate(cells)])
+        nbformat.write(notebook, folder / "make.ipynb")
+        runs.append(json.loads(mlnb("run", "small", "--json", cwd=workspace).stdout))
+    assert [step["status"] for run in runs for step in run["steps"]] == ["succeeded", "failed"]
+    first, last = (run["steps"][0] for run in runs)
+    assert held(first) == [("raw.orders", True)] and held(last) == [("raw.orders", True), ("raw.orders", False)]
+    assert first["contracts"] == last["contracts"][:1] and set(first["outputs"]) == {"raw.orders"}
+    assert f"raw.orders held {first['contracts'][0]['version']}" in (workspace / runs[0]["report"] / "index.html").read_text()
+    assert f"raw.orders broke {last['contracts'][1]['version']}" in (workspace / runs[1]["report"] / "index.html").read_text()
+    with open_warehouse(find_workspace(workspace), read_only=True) as wh:
+        assert read_steps(wh, runs[0]["run"])[0]["contracts"] == first["contracts"]
+        said = [read_contract(wh, "raw.orders", each["version"]) for each in last["contracts"]]
+        assert [one.promises[-1].terms["min_value"] for one in said] == [0, 3] and len(wh.table("ops.contracts")) == 2
 
 
 @pytest.mark.parametrize(
@@ -319,3 +363,41 @@ def test_a_misspelt_severity_is_said():
         promises(pa.DataFrameSchema({}), (rule,))
     with pytest.raises(BadContract, match="`severity` is `warning`"):
         promises(pa.DataFrameSchema({}, metadata={"severity": "warning"}))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Contract("raw.awkward", {"n": int}).version, "Its schema is a `dict`"),
+        (lambda: Contract("raw.awkward", pa.DataFrameSchema({"n(": pa.Column(regex=True)})).version, r"`n\(` is no pattern"),
+        (lambda: Contract("raw.awkward", pa.DataFrameSchema({}), "fresh").version, "`'fresh'` is no rule"),
+        (lambda: Freshness(24), "`within` is `24`"),
+        (lambda: References(["a", "b"], "raw.empty", "a"), r"2 columns refer to 1 of raw\.empty"),
+    ],
+)
+def test_what_makes_no_contract(make, message):
+    with pytest.raises(BadContract, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("rule", "found"),
+    [
+        (Freshness(timedelta(1), "nope"), "BadQuery.*nope"),
+        (Freshness(timedelta(1), "word"), "isoformat"),
+        (References("word", "raw.nowhere"), r"`raw\.nowhere` is not in the warehouse"),
+        (References("word", "raw.empty", "nope"), "BadQuery"),
+        (References("word", "raw.awkward", "n"), "Could not convert"),
+    ],
+)
+def test_a_rule_that_cannot_be_computed_does_not_hold(wh, rule, found):
+    result = check(wh, Contract("raw.awkward", pa.DataFrameSchema({"n": pa.Column(nullable=True)}), rule), keep=3)
+    (line,) = [row for row in result.checks.itertuples() if not row.ok]
+    assert line.failing == result.rows and re.search(found, line.found) and result.kept == 0
+
+
+def test_a_time_without_a_zone_is_utc(wh):
+    wh.publish("raw.timed", "SELECT TIMESTAMP '2026-01-01 10:00:00' AS at")
+    for hours, ok in ((1, True), (3, False)):
+        rule = Freshness(timedelta(hours=2), "at", as_of=datetime(2026, 1, 1, 10 + hours))
+        assert check(wh, Contract("raw.timed", pa.DataFrameSchema({}), rule)).ok == ok

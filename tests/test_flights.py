@@ -13,6 +13,7 @@ from support.committed import compare_with_executed
 from ml_notebooks.dashboards.overview import last_run_html
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.pipelines.graph import COLOURS
+from ml_notebooks.pipelines.ledger import read_steps
 from ml_notebooks.workspace import find_workspace
 
 STEPS = ["ingest", "validate", "features", "train", "evaluate", "register", "score", "monitor"]
@@ -67,6 +68,16 @@ def test_all_rows_arrived(run, flights, mlnb):
 def test_the_ledger_tells_the_run(run):
     assert (run["pipeline"], run["status"]) == ("flights", "succeeded")
     assert run["seconds"] > 0 and run["report"].startswith("reports/flights/") and run["started"].endswith("+00:00")
+
+
+def test_the_run_knows_which_contracts_held(run, flights):
+    folder, _ = flights
+    with open_warehouse(find_workspace(folder), read_only=True) as wh:
+        (contracts,) = (step["contracts"] for step in read_steps(wh, run["run"]) if step["step"] == "validate")
+        kept = set(wh.sql("SELECT table_name, contract FROM ops.contracts").fetchall())
+    tables = ["raw.airlines", "raw.airports", "raw.flights", "raw.planes", "raw.weather", "clean.schedule"]
+    assert sorted(each["table"] for each in contracts) == sorted(tables) and all(each["held"] for each in contracts)
+    assert kept == {(each["table"], each["version"]) for each in contracts}
 
 
 def test_sql_reads_what_the_run_wrote(flights, mlnb):

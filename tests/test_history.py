@@ -3,11 +3,16 @@
 import random
 from datetime import datetime, timedelta, timezone
 
+import numpy as np
+import pandas as pd
 import pytest
 from support.workspaces import make_workspace
 
+from ml_notebooks.data.erasure import erase
 from ml_notebooks.data.history import diff, restore, snapshot_at
-from ml_notebooks.data.upkeep import layout, set_layout
+from ml_notebooks.data.inspection import Layout
+from ml_notebooks.data.notes import comment, read_notes, tag, tagged
+from ml_notebooks.data.upkeep import layout, maintain, set_layout
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import (
     BadData,
@@ -125,11 +130,24 @@ def test_an_instant_is_the_last_snapshot_before_it(wh):
         (1.5, BadTime, r"`1\.5` is no point in time"),
         (10**6, UnknownSnapshot, "Snapshot 1000000 is not"),
         ("1999-12-31", BeforeHistory, "at 1999-12-31 00:00:00 UTC"),
+        (None, BadTime, "`None` is no point in time"),
+        (pd.NaT, BadTime, "`NaT` is no point in time"),
+        (np.float64(2), BadTime, r"`2\.0` is no point in time"),
+        (-1, UnknownSnapshot, "Snapshot -1 is not"),
     ],
 )
 def test_what_is_no_point_in_time(wh, when, error, message):
-    with pytest.raises(error, match=message):
-        snapshot_at(wh, when)
+    for ask in (snapshot_at, type(wh).at):
+        with pytest.raises(error, match=message):
+            ask(wh, when)
+
+
+def test_a_number_from_a_frame_is_a_snapshot(wh):
+    wh.publish("raw.framed", "SELECT 1 AS n")
+    newest = wh.snapshots()["snapshot"].iloc[0]
+    with wh.at(newest) as past:
+        assert past.sql("FROM raw.framed").fetchall() == [(1,)]
+    assert diff(wh, "raw.framed", newest, key="n").equal
 
 
 def test_a_table_that_a_transaction_has_written_is_not_restored_in_it(wh):
@@ -165,3 +183,38 @@ def test_a_restored_table_is_what_it_was_and_keeps_its_layout(wh):
         restore(reader, "raw.back", first)
     with pytest.raises(UnknownTable, match=f"at snapshot {first - 1}"):
         restore(wh, "raw.back", first - 1)
+
+
+ROWS = "SELECT range AS n, range % 3 AS part, {} AS value FROM range(3000)"
+WRITES = {
+    "publish": lambda wh, first: wh.publish("raw.noted", ROWS.format(2)),
+    "append": lambda wh, first: wh.append("raw.noted", "SELECT 9000 AS n, 1 AS part, 3 AS value"),
+    "upsert": lambda wh, first: wh.upsert("raw.noted", "SELECT 9000 AS n, 1 AS part, 3 AS value", keys="n"),
+    "restore": lambda wh, first: restore(wh, "raw.noted", first),
+    "restore, in a transaction": lambda wh, first: in_a_transaction(wh, lambda: restore(wh, "raw.noted", first)),
+    "erase": lambda wh, first: erase(wh, "n", 1234),
+    "maintain": lambda wh, first: maintain(wh),
+}
+
+
+def in_a_transaction(wh, do):
+    """Do it as part of a transaction."""
+    with wh.transaction():
+        do()
+
+
+def test_layout_comments_and_tags_stay_whatever_is_written(tmp_path):
+    kept = Layout(('"part"',), ("n DESC",))
+    with open_warehouse(make_workspace(tmp_path / "w", lock_timeout=60)) as wh:
+        first = wh.publish("raw.noted", ROWS.format(1))
+        set_layout(wh, "raw.noted", partition_by=["part"], sort_by="n DESC")
+        comment(wh, "raw.noted", "what there is")
+        comment(wh, "raw.noted", "how much", column="value")
+        tag(wh, "raw.noted", "gold", column="value")
+        notes = read_notes(wh)
+        for name, write in WRITES.items():
+            write(wh, first)
+            assert layout(wh, "raw.noted") == kept and read_notes(wh) == notes, name
+            assert tagged(wh, "gold") == [("raw.noted", "value")] and wh.describe("raw.noted").facts["meaning"] == "what there is"
+        folders = {place.name for place in wh.workspace.root.rglob("part=*")}
+        assert folders == {"part=0", "part=1", "part=2"} and wh.sql("SELECT count(*) FROM raw.noted").fetchall() == [(2999,)]

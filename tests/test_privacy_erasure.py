@@ -8,6 +8,7 @@ import zipfile
 
 import duckdb
 import pandas as pd
+import pandera.ibis as pa
 import pytest
 from support.processes import start
 from support.soak import SOAK, soak
@@ -15,7 +16,9 @@ from support.workspaces import make_workspace
 
 from ml_notebooks.data.audit import verify_audit
 from ml_notebooks.data.catalog import open_copy
-from ml_notebooks.data.erasure import erase, export
+from ml_notebooks.data.contracts import Contract, check
+from ml_notebooks.data.erasure import _search, erase
+from ml_notebooks.data.subjects import export, subject_tables
 from ml_notebooks.data.traces import find_traces
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import MLNotebooksError, NotErased, UnknownSnapshot, UnknownSubject
@@ -137,6 +140,80 @@ def test_every_table_keeps_a_version_that_shows_what_it_is_now(either):
         with wh.at(wh.version(name)) as then:
             assert len(then.table(name).fetchall()) == rows == len(wh.table(name).fetchall())
     assert seen(wh) == []
+
+
+def refuse(wh, table, lines, column=None):
+    """A table of rejected lines."""
+    rows = [{"file": "people", "line": n, "column": column, "text": text, "reason": f"`{text}` is wrong"} for n, text in enumerate(lines)]
+    wh.publish(f"{table}__rejects", pd.DataFrame(rows).astype({"column": "str"}))
+
+
+def left(wh, table):
+    """The rejected lines that are left."""
+    return [text for (text,) in wh.sql(f"SELECT text FROM {table}__rejects ORDER BY line").fetchall()]
+
+
+HERS = [
+    "4711,Zoë Quux,1987-05-2x", '"4711";"Zoë Quux"', "x\t4711\tQuux", "Zoë Quux, 4711", "4711", '{"customer": 4711, "name": "Zoë Quux"}',
+    '{"who": {"id": "4711"}, "name": "Quux"}', '["Quux", 4711]', " 4711 |Quux",
+]  # fmt: skip
+NOT_HERS = ["14711,x", "4711.5,x", "47110,x", "a 4711 b,x", '{"customer": 47111}', '{"4711": 1}', '{"note": "at 4711, x"}', "x:4711,x"]
+
+
+def test_from_lines_that_could_not_be_loaded(either):
+    wh = either
+    wh.publish("raw.people", f"{OTHERS.format(5)} UNION ALL {PERSON}")
+    refuse(wh, "raw.people", [*HERS, *NOT_HERS, "4711,once"])
+    refuse(wh, "raw.others", HERS)  # of a table that does not know customers
+    refuse(wh, "raw.people", [*HERS, *NOT_HERS, *("other,x" for _ in range(5000))])
+    held = export(wh, "customer", 4711)
+    assert sorted(held.tables["raw.people__rejects"]["text"]) == sorted(HERS) and "raw.others__rejects" not in held.tables
+    wh._connection.execute("DROP TABLE lake.raw.others__rejects")
+    erased = erase(wh, "customer", 4711)
+    assert erased.rows == {"raw.people": 1, "raw.people__rejects": len(HERS)} and left(wh, "raw.people")[: len(NOT_HERS)] == NOT_HERS
+    assert seen(wh) == [] and not erased.unsure
+
+
+def test_from_rows_that_broke_a_contract(either):
+    wh = either
+    wh.publish("raw.people", f"{OTHERS.format(5)} UNION ALL {PERSON}")
+    wh.publish("raw.visits", "SELECT 4711 AS visitor, 'Quux was here' AS note UNION ALL SELECT 5, 'customer 4711'")
+    for table in ("raw.people", "raw.visits"):
+        name = wh.table(table).columns[0]
+        check(wh, Contract(table, pa.DataFrameSchema({name: pa.Column(None, pa.Check.lt(0))})), keep=100)
+    assert len(wh.table("ops.contract_failures")) == 8 and len(export(wh, "customer", 4711).tables["ops.contract_failures"]) == 1
+    erased = erase(wh, "customer", 4711, also={"raw.visits": "visitor"}).raise_if_traced()
+    assert erased.rows == {"raw.people": 1, "raw.visits": 1, "ops.contract_failures": 2} and seen(wh) == []
+    assert len(wh.table("ops.contract_failures")) == 6
+
+
+def test_a_short_key_counts_where_the_key_stands(wh):
+    wh.publish("raw.people", "SELECT 90 AS city, 17 AS customer, 3 AS visits")
+    hers, perhaps, others = ['"a, b",17,x', 'x;"17";3', '{"Customer":17,"n":'], ["17,Oslo,3", '{"visits": 17}'], ["a,170,17x", '{"customer": 170}']
+    refuse(wh, "raw.people", [*hers, *perhaps, *others])
+    wh.append("raw.people__rejects", "SELECT 'people' AS file, 90 + range AS line, ['visits', 'customer'][range + 1] AS \"column\", '\"17\"' AS text, 'wrong' AS reason FROM range(2)")
+    assert export(wh, "customer", 17).unsure == {"raw.people__rejects": 3}
+    erased = erase(wh, "customer", 17).raise_if_traced()
+    assert erased.rows == {"raw.people": 1, "raw.people__rejects": 4} and erased.unsure == {"raw.people__rejects": 3}
+    assert left(wh, "raw.people") == [*perhaps, *others, '"17"'] and "3 lines that may be hers left" in repr(erased)
+
+
+@pytest.mark.parametrize("rows", [5, 5000], ids=["in the catalogue", "in files"])
+def test_the_key_is_searched_for_again_by_a_second_erasure(wh, rows):
+    wh.publish("raw.people", f"SELECT range AS customer FROM range({rows})")
+    refuse(wh, "raw.people", ["4,x", "5,x"])
+    found, places = _search(wh, subject_tables(wh, "customer", {}), "4")
+    assert len(found) == 2 and places >= 2 and all(trace.what == "4" for trace in found)
+    first, second = erase(wh, "customer", 4).raise_if_traced(), erase(wh, "customer", 4).raise_if_traced()
+    assert first.rows == {"raw.people": 1, "raw.people__rejects": 1} and second.rows == {} and second.snapshots == ()
+    assert second.searched == first.searched >= 2 and wh.sql("SELECT count(*) FROM raw.people").fetchall() == [(rows - 1,)]
+
+
+def test_a_second_erasure_finds_the_key_in_what_was_written_since(wh):
+    wh.publish("raw.people", f"{OTHERS.format(5)} UNION ALL {PERSON}")
+    erase(wh, "mail", MAIL).raise_if_traced()
+    (wh.workspace.root / "late.txt").write_text(f"asked by {MAIL}")
+    assert [trace.place for trace in erase(wh, "mail", MAIL).traces] == ["late.txt"]
 
 
 def test_what_lies_elsewhere_is_named(wh):

@@ -266,6 +266,12 @@ def test_a_wrong_layout_changes_nothing(wh, wrong):
     assert wh.version("raw.t") == version and len(wh.table("raw.t")) == 3000
 
 
+def test_a_layout_takes_one_name(wh):
+    wh.publish("raw.one", "SELECT 1 AS month, 2 AS m")
+    assert set_layout(wh, "raw.one", "month", sort_by="m").partition_by == ("month",)
+    assert layout(wh, "raw.one").sort_by == ("m",)
+
+
 def test_a_layout_is_a_write(wh, tmp_path, monkeypatch):
     wh.publish("raw.t", "SELECT 1 AS n")
     with pytest.raises(UnknownTable, match=r"raw\.u"):

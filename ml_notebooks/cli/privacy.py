@@ -9,7 +9,7 @@ import typer
 from .app import Json, app, find, pairs, reading, said, writing
 
 if TYPE_CHECKING:
-    from ..data.erasure import SubjectData
+    from ..data.subjects import SubjectData
 
 privacy = typer.Typer(help="Find personal data; hand out, or erase, what is held of a person.", no_args_is_help=True)
 app.add_typer(privacy, name="privacy")
@@ -52,7 +52,7 @@ def export_person(
     json: Json = False,
 ) -> None:
     """Show, or write into a file, what is held of a person. It is put on record."""
-    from ..data.erasure import export
+    from ..data.subjects import export
     from ..terminal import print_json, print_rows
 
     with reading() as wh:
@@ -61,7 +61,7 @@ def export_person(
         save(found, to)
     traces = [vars(trace) for trace in found.traces]
     if json:
-        print_json({"key": key, "tables": found.to_dict(), "history": found.history, "traces": traces})
+        print_json({"key": key, "tables": found.to_dict(), "history": found.history, "traces": traces, "unsure": found.unsure})
         return
     print(said(found), end="\n\n")
     print_rows(found.to_frame().to_dict("records"), ["table", "rows", "columns"], json, empty=f"No row of today's has this {key}.")

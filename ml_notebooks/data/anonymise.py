@@ -6,13 +6,13 @@
 __all__ = ['Rule', 'dropped', 'kept', 'masked', 'hashed', 'binned', 'prefixed', 'truncated', 'noised', 'Anonymity', 'anonymity',
            'AnonymityReport', 'anonymise']
 
-# %% ../../nbs/library/data/38_anonymise.ipynb #9661c237
+# %% ../../nbs/library/data/38_anonymise.ipynb #a99ac173
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from .catalog import check_table_name, identifier, quote
+from .catalog import as_names, check_table_name, identifier, quote
 from .personal_data import find_personal_data
 from .warehouse import Warehouse
 from ..errors import BadData, MissingKey, UncoveredPersonalData
@@ -99,7 +99,7 @@ def noised(
     noise = f"-{float(scale)!r} * sign({uniform}) * ln(1 - 2 * abs({uniform}))"
     return Rule(f"noise of {scale:g}", f"round({{c}} + {noise}, {int(digits)})")
 
-# %% ../../nbs/library/data/38_anonymise.ipynb #372cc6cf
+# %% ../../nbs/library/data/38_anonymise.ipynb #44d8fe93
 @dataclass(frozen=True)
 class Anonymity:
     """How well the persons of a table hide among one another."""
@@ -107,31 +107,50 @@ class Anonymity:
     table: str
     rows: int
     groups: int  # of rows that agree in all quasi-identifiers
-    k: int  # rows of the smallest group; 0 of an empty table
-    unique: int  # rows that are alone in their group
+    k: int  # persons in the smallest group; 0 of an empty table
+    unique: int  # persons that are alone in their group
     diversity: Mapping[str, int]  # sensitive column -> the least number of different values in a group
+    persons: int  # as many as there are rows, where no column tells them apart
 
 
 def anonymity(
     wh: Warehouse,
     table: str,
-    quasi: Iterable[str],  # columns that somebody may know from elsewhere
-    sensitive: Iterable[str] = (),  # columns that nobody is to learn
+    quasi: str | Iterable[str],  # columns that somebody may know from elsewhere
+    sensitive: str | Iterable[str] = (),  # columns that nobody is to learn
+    subject: str | Iterable[str] = (),  # columns that tell persons apart; default every row is a person of its own
 ) -> Anonymity:
     """k-anonymity and l-diversity of a table. A missing value is a value like any other.
 
     Raises `UnknownTable`, and `BadQuery` for a column that is not there.
     Source: Sweeney (2002), k-anonymity; Machanavajjhala et al. (2007), l-diversity.
     """
-    quasi, sensitive = list(quasi), list(sensitive)
+    return _measure(wh, table, check_table_name(table), as_names(quasi), as_names(sensitive), _person(as_names(subject)))
+
+
+def _person(subject: Iterable[str]) -> str:
+    """What tells persons apart, in SQL; nothing where every row is one."""
+    columns = list(map(identifier, subject))
+    known = " OR ".join(f"{column} IS NOT NULL" for column in columns)
+    return f"CASE WHEN {known} THEN row({', '.join(columns)}) END" if columns else ""
+
+
+def _persons(person: str, over: str = "") -> str:
+    """How many persons there are, in SQL."""
+    return f"count(DISTINCT {person}){over} + max((({person}) IS NULL)::INT){over}" if person else f"count(*){over}"
+
+
+def _measure(wh: Warehouse, table: str, rows: str, quasi: Iterable[str], sensitive: Iterable[str], person: str) -> Anonymity:
     counts = "".join(f", count(DISTINCT {identifier(name)}) + max(({identifier(name)} IS NULL)::INT) AS l{place}" for place, name in enumerate(sensitive))
     by = ", ".join(map(identifier, quasi)) or "ALL"
-    least = "".join(f", coalesce(min(l{place}), 0)" for place in range(len(sensitive)))
-    query = f"SELECT coalesce(sum(n), 0)::BIGINT, count(*), coalesce(min(n), 0), count(*) FILTER (n = 1){least} FROM (SELECT count(*) AS n{counts} FROM {check_table_name(table)} GROUP BY {by} HAVING count(*) > 0)"
-    rows, groups, k, unique, *diversity = wh.sql(query).fetchall()[0]
-    return Anonymity(table, rows, groups, k, unique, dict(zip(sensitive, diversity, strict=True)))
+    least = "".join(f", coalesce(min(l{place}), 0)" for place, _ in enumerate(sensitive))
+    groups = f"SELECT count(*) AS rows_in, {_persons(person)} AS n{counts} FROM {rows} GROUP BY {by} HAVING count(*) > 0"
+    query = f"SELECT coalesce(sum(rows_in), 0)::BIGINT, count(*), coalesce(min(n), 0), count(*) FILTER (n = 1){least} FROM ({groups})"
+    count, found, k, unique, *diversity = wh.sql(query).fetchall()[0]
+    persons = wh.sql(f"SELECT {_persons(person)} FROM {rows}").fetchall()[0][0] if person and count else count
+    return Anonymity(table, count, found, k, unique, dict(zip(sensitive, diversity, strict=True)), persons)
 
-# %% ../../nbs/library/data/38_anonymise.ipynb #1a381802
+# %% ../../nbs/library/data/38_anonymise.ipynb #c778f262
 @dataclass(frozen=True)
 class AnonymityReport:
     """What became of a table."""
@@ -144,29 +163,33 @@ class AnonymityReport:
         """One row a measure, before and after."""
         import pandas as pd
 
-        measures = [("rows", "rows"), ("groups of quasi-identifiers", "groups"), ("k-anonymity", "k"), ("rows that are unique", "unique")]
+        measures = [("rows", "rows"), ("persons", "persons"), ("groups of quasi-identifiers", "groups"), ("k-anonymity", "k"), ("persons that are unique", "unique")]
         rows = [(words, getattr(self.before, name), getattr(self.after, name)) for words, name in measures]
         rows += [(f"l-diversity of {name}", found, self.after.diversity.get(name)) for name, found in self.before.diversity.items()]
         return pd.DataFrame(rows, columns=["measure", "before", "after"])
 
     def __repr__(self) -> str:
-        return f"AnonymityReport({self.before.table} -> {self.after.table}: k {self.before.k} -> {self.after.k}, {self.before.unique} -> {self.after.unique} unique rows)"
+        return f"AnonymityReport({self.before.table} -> {self.after.table}: k {self.before.k} -> {self.after.k}, {self.before.unique} -> {self.after.unique} unique)"
 
     def _repr_html_(self) -> str:
         said = "; ".join(f"{column}: {what}" for column, what in self.plan.items())
         return f"<p><b>{self!r}</b><br>{said}</p>" + self.to_frame().to_html(index=False, border=0)
 
-# %% ../../nbs/library/data/38_anonymise.ipynb #b6cf0459
-def _select(columns: list[str], plan: Mapping[str, Rule], table: str, quasi: list[str], suppress: int) -> str:
-    made = []
+# %% ../../nbs/library/data/38_anonymise.ipynb #515cff4a
+def _select(columns: list[str], plan: Mapping[str, Rule], table: str, quasi: list[str], suppress: int, person: str) -> str:
+    made = [f"{person or 'NULL'} AS {_WHO}"]
     for column in columns:
         rule = plan.get(column, kept())
         if rule.expression is not None:
             name = identifier(column)
             made.append(f"{rule.expression.replace('{c}', name).replace('{n}', quote(column))} AS {name}")
     by = ", ".join(map(identifier, quasi))
-    few = f" QUALIFY count(*) OVER (PARTITION BY {by}) >= {int(suppress)}" if suppress > 1 and by else ""
+    enough = _persons(_WHO if person else "", f" OVER (PARTITION BY {by})")
+    few = f" QUALIFY {enough} >= {int(suppress)}" if suppress > 1 and by else ""
     return f"SELECT * FROM (SELECT {', '.join(made)} FROM {table}){few}"
+
+
+_WHO = '"(person)"'  # of the source
 
 
 def _check_plan(wh: Warehouse, table: str, columns: list[str], plan: Mapping[str, Rule]) -> None:
@@ -177,27 +200,29 @@ def _check_plan(wh: Warehouse, table: str, columns: list[str], plan: Mapping[str
     if missing := [column for column in find_personal_data(wh, table).columns if column not in plan]:
         raise UncoveredPersonalData(table, missing)
 
-# %% ../../nbs/library/data/38_anonymise.ipynb #77be1962
+# %% ../../nbs/library/data/38_anonymise.ipynb #faf0a768
 def anonymise(
     wh: Warehouse,
     source: str,  # for example `raw.customers`
     target: str,  # for example `clean.customers`; may be the same
     plan: Mapping[str, Rule],  # column -> what becomes of it
-    quasi: Iterable[str] = (),  # columns that somebody may know from elsewhere
-    sensitive: Iterable[str] = (),  # columns that nobody is to learn
+    quasi: str | Iterable[str] = (),  # columns that somebody may know from elsewhere
+    sensitive: str | Iterable[str] = (),  # columns that nobody is to learn
     suppress: int = 0,  # rows of groups that are smaller are left out
+    subject: str | Iterable[str] = (),  # columns that tell persons apart; default every row is a person of its own
 ) -> AnonymityReport:
     """Publish `target`: the rows of `source` with the plan carried out, and say how anonymous they are.
 
     Raises `UncoveredPersonalData`, `MissingKey`, `BadData` for a plan that does not fit, and what `publish` raises.
     """
-    columns, quasi, sensitive = list(wh.table(source).columns), list(quasi), list(sensitive)
+    columns, quasi, sensitive, person = list(wh.table(source).columns), as_names(quasi), as_names(sensitive), _person(as_names(subject))
     _check_plan(wh, source, columns, plan)
     if any(rule.keyed for rule in plan.values()):
         _set_key(wh)
-    before = anonymity(wh, source, quasi, sensitive)
+    before = _measure(wh, source, source, quasi, sensitive, person)
     left = [column for column in columns if plan.get(column, kept()).expression is not None]
     known, kept_back = ([name for name in names if name in left] for names in (quasi, sensitive))
-    wh.publish(target, _select(columns, plan, source, known, suppress), f"anonymise {source}")
-    after = anonymity(wh, target, known, kept_back)
+    rows = _select(columns, plan, source, known, suppress, person)
+    after = _measure(wh, target, f"({rows})", known, kept_back, _WHO if person else "")
+    wh.publish(target, f"SELECT * EXCLUDE ({_WHO}) FROM ({rows})", f"anonymise {source}")
     return AnonymityReport({column: rule.what for column, rule in plan.items()}, before, after)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Ask', 'Cleaning', 'effects_of', 'chain', 'learn', 'explained', 'fit', 'CleanReport', 'account', 'clean']
 
-# %% ../../nbs/library/data/28_clean.ipynb #bcc96cd3
+# %% ../../nbs/library/data/28_clean.ipynb #31c60f31
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from .catalog import identifier, is_table_name
+from .catalog import as_names, identifier, is_table_name
 from .drawings import bar, page, small, table
 from .rules import ALIVE, Columns, Effect, Learned, Rule
 from .warehouse import Warehouse
@@ -109,7 +109,7 @@ def _replace(values: Mapping[str, str], columns: Columns) -> str:
 def _before(number: int, name: str) -> str:
     return identifier(f"({number}) {name}")
 
-# %% ../../nbs/library/data/28_clean.ipynb #56c89e2b
+# %% ../../nbs/library/data/28_clean.ipynb #3e8ee135
 Ask = Callable[[str], list[tuple[Any, ...]]]  # runs a query, gives its rows
 
 
@@ -125,6 +125,8 @@ def learn(
     """
     done, now = Cleaning((), columns), columns
     for rule in rules:
+        if isinstance(rule, type) or not hasattr(rule, "effect"):
+            raise BadRecipe(getattr(rule, "__name__", repr(rule)), "It is no rule.", "Give rules, such as `Text()` or `Missing('age')`; nothing was changed.")
         wanted = rule.learn(now)
         found: dict[str, Any] = {}
         if wanted:
@@ -164,7 +166,7 @@ def _ask(wh: Warehouse) -> Ask:
 
     return ask
 
-# %% ../../nbs/library/data/28_clean.ipynb #0424a1a3
+# %% ../../nbs/library/data/28_clean.ipynb #b51ab91a
 def fit(
     wh: Warehouse,
     rules: Sequence[Rule],
@@ -175,7 +177,7 @@ def fit(
     Raises `BadRecipe` and `UnknownTable`.
     """
     source, columns = _source(wh, data)
-    return learn(tuple(rules), columns, source, _ask(wh))
+    return learn(as_names(rules), columns, source, _ask(wh))
 
 # %% ../../nbs/library/data/28_clean.ipynb #de630710
 @dataclass(frozen=True)

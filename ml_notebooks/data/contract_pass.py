@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Measure', 'measures', 'one_pass', 'measure_all', 'as_ibis', 'rows_query']
 
-# %% ../../nbs/library/data/32_contract_pass.ipynb #3a959c08
+# %% ../../nbs/library/data/32_contract_pass.ipynb #a3ed663d
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from typing import Any
 import duckdb
 
 from .catalog import check_table_name, identifier, same_keys
-from .contract_rules import TABLE, Finding
+from .contract_rules import TABLE, Finding, Rule
 from .contract_terms import Promise
 from .warehouse import Warehouse
-from ..errors import MLNotebooksError
+from ..errors import BadQuery, InvalidTableName, MLNotebooksError, UnknownTable
 
 # %% ../../nbs/library/data/32_contract_pass.ipynb #fc746f63
 _ALL = -1  # failing rows: as many as there are
@@ -213,7 +213,7 @@ def measure_all(wh: Warehouse, table: Any, name: str, measured: Sequence[Measure
         rows, *counted = _count_each(wh, table, measured)
     return rows, [_find(wh, name, table, each, rows, count) for each, count in zip(measured, counted, strict=True)]
 
-# %% ../../nbs/library/data/32_contract_pass.ipynb #30711a76
+# %% ../../nbs/library/data/32_contract_pass.ipynb #ecde8ffe
 def as_ibis(wh: Warehouse, name: str) -> Any:
     """A table of the warehouse as ibis sees it. Raises `UnknownTable`."""
     import ibis
@@ -237,7 +237,16 @@ def _find(wh: Warehouse, name: str, table: Any, measure: Measure, rows: int, cou
         return Finding(wh.sql(f"SELECT count(*) FROM ({measure.query})").fetchall()[0][0])
     if measure.slow is not None:
         return _find_slowly(measure, table, everything)
-    return measure.promise.source.measure(wh, name, rows)
+    return _find_by_rule(wh, name, measure.promise.source, rows)
+
+
+def _find_by_rule(wh: Warehouse, name: str, rule: Rule, rows: int) -> Finding:
+    try:
+        return rule.measure(wh, name, rows)
+    except (duckdb.Error, BadQuery, UnknownTable, ValueError) as error:  # it names what is not there, or cannot be compared
+        if isinstance(error, InvalidTableName):
+            raise
+        return Finding(max(rows, 1), f"{type(error).__name__}: {str(error).splitlines()[0]}")
 
 
 def _find_slowly(measure: Measure, table: Any, everything: int) -> Finding:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Severity', 'TABLE', 'Finding', 'Rule', 'Freshness', 'Volume', 'References']
 
-# %% ../../nbs/library/data/30_contract_rules.ipynb #24f2d6bd
+# %% ../../nbs/library/data/30_contract_rules.ipynb #e04e0238
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 from .catalog import check_table_name, identifier
 from .inspection import snapshot_frame
 from .warehouse import Warehouse
+from ..errors import BadContract
 
 # %% ../../nbs/library/data/30_contract_rules.ipynb #8368808c
 Severity = Literal["error", "warn"]
@@ -45,7 +46,7 @@ class Rule(Protocol):
     def rows_query(self, table: str) -> str:
         """A query of the rows that break it; nothing where it is about the table as a whole."""
 
-# %% ../../nbs/library/data/30_contract_rules.ipynb #6aa4cab7
+# %% ../../nbs/library/data/30_contract_rules.ipynb #2100312b
 @dataclass(frozen=True)
 class Freshness:
     """The newest row is not older than it may be. A time without a zone counts as UTC."""
@@ -54,6 +55,10 @@ class Freshness:
     column: str = ""  # a time or a date; default when the table was last published
     as_of: datetime | None = None  # the instant to ask about; default now
     severity: Severity = "error"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.within, timedelta):
+            raise BadContract(f"`within` is `{self.within!r}`.", "Give a length of time, for example `timedelta(hours=24)`.")
 
     def words(self) -> tuple[str, str]:
         """The column, or `TABLE`, and what is demanded of it."""
@@ -64,7 +69,7 @@ class Freshness:
         newest = self._newest(wh, check_table_name(table))
         if newest is None:
             return Finding(max(rows, 1), "no time at all")
-        age = (self.as_of or datetime.now(timezone.utc)) - newest
+        age = (_instant(self.as_of) or datetime.now(timezone.utc)) - newest
         old = f"{age.days} days" if age.days else f"{age.total_seconds() / 3600:.1f} hours"
         return Finding(0 if age <= self.within else max(rows, 1), f"newest {newest:%Y-%m-%d %H:%M} UTC, {old} old")
 
@@ -122,7 +127,7 @@ def _rows_before(wh: Warehouse, table: str, count: int) -> list[int]:
     counts = [f"SELECT {place}, count(*) FROM {table} AT (VERSION => {int(version)})" for place, version in enumerate(versions)]
     return [rows for _, rows in sorted(wh.sql(" UNION ALL ".join(counts)).fetchall())] if counts else []
 
-# %% ../../nbs/library/data/30_contract_rules.ipynb #15809889
+# %% ../../nbs/library/data/30_contract_rules.ipynb #5ce540c6
 @dataclass(frozen=True)
 class References:
     """What stands in some columns stands in another table too."""
@@ -131,6 +136,11 @@ class References:
     table: str  # the other table
     its: str | Sequence[str] = ()  # its columns; default those of the same names
     severity: Severity = "error"
+
+    def __post_init__(self) -> None:
+        mine, its = self._columns()
+        if len(mine) != len(its):
+            raise BadContract(f"{len(mine)} columns refer to {len(its)} of {self.table}.", "Name as many in `its` as in `columns`.")
 
     def words(self) -> tuple[str, str]:
         """The columns, and where they must be known."""

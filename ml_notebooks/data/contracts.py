@@ -5,19 +5,21 @@
 # %% auto #0
 __all__ = ['FAILURES', 'Contract', 'ContractResult', 'check', 'summarise', 'failing_rows']
 
-# %% ../../nbs/library/data/33_contracts.ipynb #32ef716d
+# %% ../../nbs/library/data/33_contracts.ipynb #162ae0f8
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pandas as pd
 
 from .contract_pass import Measure, as_ibis, measure_all, measures, rows_query
 from .contract_rules import Finding, Rule, Severity
 from .contract_terms import Promise, content_version, promises
 from .warehouse import Warehouse
-from ..errors import ContractBroken, UnknownCheck
+from ..errors import BadQuery, ContractBroken, UnknownCheck, UnknownTable
+from ..lineage import is_told, tell_contract
 from ..logs import current_run
 
 if TYPE_CHECKING:
@@ -25,14 +27,14 @@ if TYPE_CHECKING:
 
     from ml_notebooks.data.contract_drafts import Draft
 
-# %% ../../nbs/library/data/33_contracts.ipynb #c0832df3
+# %% ../../nbs/library/data/33_contracts.ipynb #adbe40f8
 @dataclass(frozen=True)
 class Contract:
     """What the rows of a table must be like."""
 
     table: str  # for example `raw.flights`
     schema: "pa.DataFrameSchema"  # a pandera schema for the ibis backend
-    rules: Sequence[Rule] = ()  # what a schema cannot say
+    rules: Rule | Sequence[Rule] = ()  # what a schema cannot say
 
     @property
     def version(self) -> str:
@@ -93,23 +95,26 @@ class ContractResult:
         kept = f" {self.kept} failing rows are kept in <code>ops.contract_failures</code>." if self.kept else ""
         return f"<p><b>{self!r}</b>{kept}</p>" + shown.to_html(index=False, border=0)
 
-# %% ../../nbs/library/data/33_contracts.ipynb #ef18d0f2
+# %% ../../nbs/library/data/33_contracts.ipynb #58386c3c
 def check(
     wh: Warehouse,
     contract: Contract,
     keep: int = 0,  # failing rows of each check, at most, to append to `ops.contract_failures`
 ) -> ContractResult:  # every check, with the rows that break it
-    """Hold the rows of a table against its contract.
+    """Hold the rows of a table against its contract; in a run, tell it which one and whether it held.
 
     Raises `UnknownTable`. A broken contract is a result, not an error: `raise_if_broken` makes it one.
     """
-    table = as_ibis(wh, contract.table)
-    measured = measures(promises(contract.schema, contract.rules), table, contract.table)
+    table, said = as_ibis(wh, contract.table), promises(contract.schema, contract.rules)
+    measured = measures(said, table, contract.table)
     rows, found = measure_all(wh, table, contract.table, measured)
     pairs = list(zip(measured, found, strict=True))
     frame = pd.DataFrame([_line(each.promise, finding, rows) for each, finding in pairs], columns=_COLUMNS)
     kept = _keep(wh, contract, table, [(each, finding) for each, finding in pairs if finding.failing], keep) if keep else 0
-    return ContractResult(contract.table, rows, frame, contract.version, kept)
+    result = ContractResult(contract.table, rows, frame, content_version(contract.table, said), kept)
+    if is_told():
+        tell_contract(contract.table, result.version, result.ok, [promise.to_dict() for promise in said])
+    return result
 
 
 _COLUMNS = ["column", "check", "severity", "failing", "share", "found", "ok"]
@@ -142,7 +147,7 @@ def failing_rows(
         raise UnknownCheck(f"{column}: {check}", [f"{one}: {other}" for (one, other), query in found.items() if query])
     return wh.sql(f"FROM ({query}) LIMIT {int(limit)}").df()
 
-# %% ../../nbs/library/data/33_contracts.ipynb #40b3d9f6
+# %% ../../nbs/library/data/33_contracts.ipynb #081b39e8
 FAILURES = "ops.contract_failures"
 
 
@@ -154,9 +159,16 @@ def _keep(wh: Warehouse, contract: Contract, table: Any, broken: Iterable[tuple[
     kept = []
     for measure, finding in broken:
         query, promise = rows_query(measure, table, contract.table), measure.promise
-        rows = wh.sql(f"SELECT to_json(one)::VARCHAR FROM (FROM ({query}) LIMIT {int(limit)}) AS one").fetchall() if query else []
+        rows = _sample(wh, query, limit) if query else []
         about = {"column_name": promise.column, "check_name": promise.check, "severity": promise.severity, "failing": finding.failing}
         kept += [facts | about | {"row": row} for (row,) in rows]
     if kept:
         wh.append(FAILURES, pa.Table.from_pylist(kept), message=f"rows of {contract.table} that break contract {contract.version}")
     return len(kept)
+
+
+def _sample(wh: Warehouse, query: str, limit: int) -> list[tuple[str]]:
+    try:
+        return wh.sql(f"SELECT to_json(one)::VARCHAR FROM (FROM ({query}) LIMIT {int(limit)}) AS one").fetchall()
+    except (duckdb.Error, BadQuery, UnknownTable):  # the result says already that it cannot be computed
+        return []

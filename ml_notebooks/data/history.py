@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['When', 'to_instant', 'snapshot_at', 'TableDiff', 'diff', 'restore']
 
-# %% ../../nbs/library/data/11_history.ipynb #83111372
+# %% ../../nbs/library/data/11_history.ipynb #6e17090c
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timezone
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 import pandas as pd
 
@@ -33,7 +34,7 @@ def to_instant(when: str | date) -> datetime:
         value = datetime.combine(value, time())
     return value if value.tzinfo else value.replace(tzinfo=timezone.utc)
 
-# %% ../../nbs/library/data/11_history.ipynb #579fa839
+# %% ../../nbs/library/data/11_history.ipynb #d5c27b58
 _SNAPSHOT_AT = """
 SELECT arg_max(snapshot_id, snapshot_id) FILTER (snapshot_time <= ?), min(snapshot_time), max(snapshot_id) FROM lake.snapshots()
 """
@@ -44,7 +45,9 @@ def snapshot_at(
     when: When,  # a snapshot, or an instant
 ) -> int:  # the snapshot that was the newest then
     """The snapshot of a point in time. Raises `UnknownSnapshot`, `BeforeHistory` or `BadTime`."""
-    if isinstance(when, bool) or not isinstance(when, int | str | date):
+    if isinstance(when, SupportsIndex) and not isinstance(when, bool):
+        when = index(when)  # a whole number of NumPy's is one too
+    if isinstance(when, bool) or not isinstance(when, int | str | date) or when != when:  # NaT is a datetime
         raise BadTime(when)
     instant = datetime.now(timezone.utc) if isinstance(when, int) else to_instant(when)
     then, first, newest = wh._connection.execute(_SNAPSHOT_AT, [instant]).fetchall()[0]

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['split_target', 'SqlMagic']
 
-# %% ../../nbs/library/data/14_magic.ipynb #357cb8ee
+# %% ../../nbs/library/data/14_magic.ipynb #7dc34910
 import os
 import re
 from typing import Any
 
+import duckdb
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
 from .warehouse import Warehouse, open_warehouse
@@ -25,7 +26,7 @@ def split_target(text: str) -> tuple[str, str]:
     found = _TARGET.fullmatch(text)
     return (found[1], found[2].strip()) if found else ("", text.strip())
 
-# %% ../../nbs/library/data/14_magic.ipynb #d262ef3d
+# %% ../../nbs/library/data/14_magic.ipynb #6a255029
 @magics_class
 class SqlMagic(Magics):
     """`%sql` and `%%sql`: queries of the workspace's warehouse."""
@@ -54,9 +55,29 @@ class SqlMagic(Magics):
         return None
 
     def _values(self, wh: Warehouse, query: str) -> Any:
-        """What the names with a dollar stand for. Raises `BadQuery` for one that the notebook does not have."""
-        names = {name for name in re.findall(r"\$([A-Za-z_]\w*)", query)}
+        """What the names with a dollar stand for. Raises `BadQuery` for one that the notebook does not have, or that is no value."""
+        names = _variables(wh, query)
+        if any(name.isdecimal() for name in names):
+            raise BadQuery("It has a place for a value, `?` or `$1`, and nothing to put there.", "Name a variable of the notebook, as in `$minutes`.")
         missing = sorted(name for name in names if name not in self.names)
         if missing:
             raise BadQuery(f"`${missing[0]}` stands for a variable, and the notebook has none of that name.", f"Assign `{missing[0]}` in a cell before.")
-        return {name: self.names[name] for name in names} or None
+        return {name: _value(wh, name, self.names[name]) for name in names} or None
+
+
+def _variables(wh: Warehouse, query: str) -> set[str]:
+    """The names with a dollar in a query: as DuckDB reads it, so not those inside texts, quoted names and comments."""
+    try:
+        return {name for statement in wh._connection.extract_statements(query) for name in statement.named_parameters}
+    except duckdb.Error:  # the query says itself what is wrong with it, when it is run
+        return set()
+
+
+def _value(wh: Warehouse, name: str, given: Any) -> Any:
+    """A variable as a value of SQL: a number, a text, a time, or a list of them."""
+    value = given.tolist() if hasattr(given, "tolist") else given  # of NumPy, or a column of a frame
+    try:
+        wh._connection.execute("SELECT ?", [value])
+    except (duckdb.Error, TypeError, ValueError):
+        raise BadQuery(f"`${name}` is a {type(given).__name__}, which is no value in SQL.", "Give a number, a text, a time or a list of them.") from None
+    return value

@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['NOTES', 'read_notes', 'comment', 'tag', 'untag', 'tagged', 'Description', 'describe']
 
-# %% ../../nbs/library/data/13_notes.ipynb #bac0a74e
+# %% ../../nbs/library/data/13_notes.ipynb #ef7c1557
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
 import pandas as pd
 
+from .catalog import as_names
 from .inspection import table_layout
 from .warehouse import Warehouse
-from ..errors import UnknownColumn
+from ..errors import BadData, UnknownColumn
 from ..logs import current_user
 
 # %% ../../nbs/library/data/13_notes.ipynb #d8a566ff
@@ -44,32 +45,43 @@ def _note(wh: Warehouse, table: str, column: str, **change: Any) -> None:
     new = pa.Table.from_pylist([{"table_name": table, "column_name": column} | row], schema=kinds)
     wh.upsert(NOTES, new, keys=["table_name", "column_name"], message=f"note on {f'{table}, {column}' if column else table}")
 
-# %% ../../nbs/library/data/13_notes.ipynb #1d4d58ac
+# %% ../../nbs/library/data/13_notes.ipynb #5e5457df
 def comment(
     wh: Warehouse,
     table: str,
-    text: str,  # nothing takes the comment away
+    text: str | None,  # nothing takes the comment away
     column: str = "",  # default: the table itself
 ) -> None:
-    """Say what a table or a column means. Raises `UnknownTable` or `UnknownColumn`."""
-    _note(wh, table, column, comment=text)
+    """Say what a table or a column means. Raises `UnknownTable`, `UnknownColumn` or `BadData`."""
+    _note(wh, table, column, comment="" if text is None else _text(table, text))
 
 
 def tag(
     wh: Warehouse,
     table: str,
-    *tags: str,
+    *tags: str | Iterable[str],
     column: str = "",  # default: the table itself
 ) -> None:
-    """Add tags to a table or a column. Raises `UnknownTable` or `UnknownColumn`."""
+    """Add tags to a table or a column. Raises `UnknownTable`, `UnknownColumn` or `BadData`."""
     known = read_notes(wh, table).get((table, column), {}).get("tags", [])
-    _note(wh, table, column, tags=sorted({*known, *tags}))
+    _note(wh, table, column, tags=sorted({*known, *_tags(table, tags)}))
 
 
-def untag(wh: Warehouse, table: str, *tags: str, column: str = "") -> None:
+def untag(wh: Warehouse, table: str, *tags: str | Iterable[str], column: str = "") -> None:
     """Take tags away from a table or a column. Raises `UnknownTable` or `UnknownColumn`."""
     known = read_notes(wh, table).get((table, column), {}).get("tags", [])
-    _note(wh, table, column, tags=sorted({*known} - {*tags}))
+    _note(wh, table, column, tags=sorted({*known} - {*_tags(table, tags)}))
+
+
+def _tags(table: str, given: Iterable[str | Iterable[str]]) -> list[str]:
+    """Tags, as they are given one by one or as a list."""
+    return [_text(table, tag) for each in given for tag in as_names(each)]
+
+
+def _text(table: str, given: object) -> str:
+    if not isinstance(given, str):
+        raise BadData(table, f"A note is text, and {given!r} is {type(given).__name__}.", "Nothing was noted; give a text.")
+    return given
 
 
 def tagged(wh: Warehouse, tag: str) -> list[tuple[str, str]]:

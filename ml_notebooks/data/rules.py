@@ -6,14 +6,14 @@
 __all__ = ['Columns', 'Learned', 'ALIVE', 'Effect', 'Rule', 'concerned', 'literal', 'AsMissing', 'Text', 'Types', 'TimeZone',
            'Missing', 'finite', 'Outliers', 'Categories', 'Duplicates']
 
-# %% ../../nbs/library/data/27_rules.ipynb #0265a5e0
+# %% ../../nbs/library/data/27_rules.ipynb #e88e457a
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol
 from zoneinfo import ZoneInfo, available_timezones
 
-from .catalog import identifier, quote
+from .catalog import as_names, identifier, quote
 from .columns import kind_of
 from ..errors import BadRecipe, did_you_mean
 
@@ -40,13 +40,13 @@ class Rule(Protocol):
     def effect(self, columns: Columns, learned: Learned) -> Effect:
         """What the rule does to rows of these columns."""
 
-# %% ../../nbs/library/data/27_rules.ipynb #ad76d2cd
+# %% ../../nbs/library/data/27_rules.ipynb #ffcdfd93
 def concerned(rule: object, named: Sequence[str], columns: Columns, *kinds: str) -> list[str]:
     """The columns that a rule is about. Raises `BadRecipe`."""
     suited = [name for name, kind in columns.items() if not kinds or kind_of(kind) in kinds]
     for name in named:
         if name not in columns:
-            raise BadRecipe(rule, f"There is no column `{name}`. {did_you_mean(name, columns)}".strip())
+            raise BadRecipe(rule, f"There is no column `{name}`. {did_you_mean(str(name), columns)}".strip())
         if name not in suited:
             raise BadRecipe(rule, f"`{name}` is {columns[name]}, and the rule is about a {' or '.join(kinds)}.")
     return list(named) or suited
@@ -61,13 +61,22 @@ def _choose(rule: object, name: str, value: str, *allowed: str) -> None:
     if value not in allowed:
         raise BadRecipe(rule, f"`{name}` is {value!r}; it may be {', '.join(map(repr, allowed))}.")
 
-# %% ../../nbs/library/data/27_rules.ipynb #268427be
+# %% ../../nbs/library/data/27_rules.ipynb #799bc23e
+class _Listed:
+    """A rule that keeps what it names as a tuple."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]
+            if each.name in ("columns", "keys", "keep", "values"):
+                object.__setattr__(self, each.name, as_names(getattr(self, each.name)))
+
+# %% ../../nbs/library/data/27_rules.ipynb #cc79b432
 @dataclass(frozen=True)
-class AsMissing:
+class AsMissing(_Listed):
     """Values that stand for a missing one become missing."""
 
-    values: tuple[float | str, ...]  # numbers are looked for in numbers, texts in texts
-    columns: tuple[str, ...] = ()
+    values: float | str | Sequence[float | str]  # numbers are looked for in numbers, texts in texts
+    columns: str | Sequence[str] = ()
 
     def learn(self, columns: Columns) -> dict[str, str]:
         """Nothing."""
@@ -78,20 +87,20 @@ class AsMissing:
         found = {}
         for name in concerned(self, self.columns, columns, "number", "text"):
             numeric = kind_of(columns[name]) == "number"
-            wanted = [str(value) if numeric else quote(value) for value in self.values if isinstance(value, str) != numeric]
+            wanted = [str(value) if numeric else quote(value) for value in self.values if isinstance(value, str) != numeric]  # type: ignore[union-attr]
             if wanted:
                 found[name] = f"CASE WHEN {identifier(name)} IN ({', '.join(wanted)}) THEN NULL ELSE {identifier(name)} END"
         return Effect(found)
 
-# %% ../../nbs/library/data/27_rules.ipynb #31aca1e0
+# %% ../../nbs/library/data/27_rules.ipynb #7adeb91b
 _SPACE = r"[\s\p{Z}]+"
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(_Listed):
     """Text without stray spaces, in one normal form and one case."""
 
-    columns: tuple[str, ...] = ()
+    columns: str | Sequence[str] = ()
     case: Literal["as is", "lower", "upper"] = "as is"
     strip: bool = True  # take away spaces at the ends
     squeeze: bool = False  # make one space of several in the middle
@@ -143,12 +152,12 @@ def _type_name(rule: object, given: str) -> str:
         raise BadRecipe(rule, f"`{given}` is not the name of a type of numbers, text, times or truth values.")
     return type_name
 
-# %% ../../nbs/library/data/27_rules.ipynb #a8bbcea9
+# %% ../../nbs/library/data/27_rules.ipynb #124bcd5d
 @dataclass(frozen=True)
-class TimeZone:
+class TimeZone(_Listed):
     """Clock times of a zone as instants (a TIMESTAMP without a zone becomes one with)."""
 
-    columns: tuple[str, ...]
+    columns: str | Sequence[str]
     zone: str  # for example `America/New_York`
     twice: Literal["first", "second", "null"] = "first"  # of the hour that is shown twice
     never: Literal["shift", "null"] = "shift"  # of the hour that is left out: as if the clock had not been changed yet
@@ -185,12 +194,12 @@ def _check_zone(rule: object, zone: str) -> None:
 
 _CHANGES = ("INTERVAL 1 HOUR", "INTERVAL 30 MINUTE", "INTERVAL 2 HOUR")
 
-# %% ../../nbs/library/data/27_rules.ipynb #df0037be
+# %% ../../nbs/library/data/27_rules.ipynb #4968087d
 @dataclass(frozen=True)
-class Missing:
+class Missing(_Listed):
     """Missing values filled, or their rows dropped."""
 
-    columns: tuple[str, ...] = ()
+    columns: str | Sequence[str] = ()
     how: Literal["median", "mean", "most frequent", "value", "drop"] = "median"
     value: float | str | bool | None = None  # for `how="value"`
     mark: bool = False  # whether a column `<column>_missing` says where there was none
@@ -235,15 +244,15 @@ def _in_type(number: str, type_name: str, rounded: str = "round") -> str:
     """A number in a column's own type, whole where that is."""
     return number if type_name in ("FLOAT", "DOUBLE") or type_name.startswith("DECIMAL") else f"TRY_CAST({rounded}({number}) AS {type_name})"
 
-# %% ../../nbs/library/data/27_rules.ipynb #2e5f599b
+# %% ../../nbs/library/data/27_rules.ipynb #9535dd80
 _LIMITS = {"iqr": 1.5, "zscore": 3.0, "quantile": 0.01}
 
 
 @dataclass(frozen=True)
-class Outliers:
+class Outliers(_Listed):
     """Numbers outside a fence clipped to it, made missing, or their rows dropped."""
 
-    columns: tuple[str, ...] = ()
+    columns: str | Sequence[str] = ()
     method: Literal["iqr", "zscore", "quantile"] = "iqr"
     limit: float | None = None  # k; default 1.5 for iqr, 3 for zscore, 0.01 for quantile
     action: Literal["clip", "null", "drop"] = "clip"
@@ -284,15 +293,15 @@ class Outliers:
 def _outside(name: str, low: str | None, high: str | None) -> str:
     return f"{identifier(name)} < {literal(low, 'DOUBLE')} OR {identifier(name)} > {literal(high, 'DOUBLE')}"
 
-# %% ../../nbs/library/data/27_rules.ipynb #73700e86
+# %% ../../nbs/library/data/27_rules.ipynb #9de46bdb
 @dataclass(frozen=True)
-class Categories:
+class Categories(_Listed):
     """Categories under one name each, the rare and the unseen ones together."""
 
-    columns: tuple[str, ...] = ()
+    columns: str | Sequence[str] = ()
     rename: Mapping[str, str] = field(default_factory=dict)  # before counting
     at_least: float = 0.01  # share of the training rows with a value that a category must have to be kept
-    keep: tuple[str, ...] = ()  # those to keep, instead of what is learned
+    keep: str | Sequence[str] = ()  # those to keep, instead of what is learned
     other: str | None = "other"  # what the rest becomes; None for missing
 
     def learn(self, columns: Columns) -> dict[str, str]:
@@ -319,12 +328,12 @@ class Categories:
         known = f"WHEN ({value}) IN ({', '.join(map(quote, kept))}) THEN ({value})" if kept else ""
         return f"CASE WHEN ({value}) IS NULL THEN NULL {known} ELSE {literal(self.other, 'VARCHAR')} END"
 
-# %% ../../nbs/library/data/27_rules.ipynb #459ce019
+# %% ../../nbs/library/data/27_rules.ipynb #c232b51f
 @dataclass(frozen=True)
-class Duplicates:
+class Duplicates(_Listed):
     """Rows that agree in the keys, once."""
 
-    keys: tuple[str, ...] = ()  # default all columns
+    keys: str | Sequence[str] = ()  # default all columns
     latest: str | None = None  # of the rows that agree, the one with the largest value of this column stays
 
     def learn(self, columns: Columns) -> dict[str, str]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['layout', 'set_layout', 'expirable', 'Upkeep', 'maintain']
 
-# %% ../../nbs/library/data/12_upkeep.ipynb #2ceb41a1
+# %% ../../nbs/library/data/12_upkeep.ipynb #175bc73a
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pandas as pd
 
-from .catalog import check_table_name
+from .catalog import as_names, check_table_name
 from .inspection import Layout, snapshot_frame, table_layout, table_names
 from .messages import explain_write
 from .warehouse import Warehouse
@@ -23,7 +23,7 @@ from ..errors import BadData
 from ..lineage import check_write
 from ..settings import UpkeepSettings
 
-# %% ../../nbs/library/data/12_upkeep.ipynb #a6ca4454
+# %% ../../nbs/library/data/12_upkeep.ipynb #e0273554
 def layout(wh: Warehouse, table: str) -> Layout:
     """How the rows of a table lie in files. Raises `UnknownTable`."""
     wh.table(table)
@@ -33,11 +33,11 @@ def layout(wh: Warehouse, table: str) -> Layout:
 def set_layout(
     wh: Warehouse,
     table: str,
-    partition_by: Iterable[str] = (),  # columns, or `year(time_hour)` and the like
-    sort_by: Iterable[str] = (),  # columns, or `distance DESC`
+    partition_by: str | Iterable[str] = (),  # columns, or `year(time_hour)` and the like
+    sort_by: str | Iterable[str] = (),  # columns, or `distance DESC`
 ) -> Layout:
     """Write a table's rows anew in another layout; without one, as they come. Raises `UnknownTable` and `BadData`."""
-    wanted, source = Layout(tuple(partition_by), tuple(sort_by)), f"lake.{check_table_name(table)}"
+    wanted, source = Layout(as_names(partition_by), as_names(sort_by)), f"lake.{check_table_name(table)}"
     wh.table(table)
     check_write(table)
     with wh.transaction(f"layout of {table}"):

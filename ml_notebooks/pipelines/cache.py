@@ -45,7 +45,7 @@ def _settings_version(workspace: Workspace) -> str:
     plain = [(key, value.get_secret_value() if isinstance(value, SecretStr) else str(value)) for pairs in values for key, value in pairs]
     return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
 
-# %% ../../nbs/library/pipelines/08_cache.ipynb #7fbbc62a
+# %% ../../nbs/library/pipelines/08_cache.ipynb #774283fe
 def with_provenance(
     result: StepResult,
     step: Step,
@@ -66,6 +66,7 @@ def with_provenance(
         inputs=inputs,
         outputs=dict(lineage.writes),
         unseen=lineage.unseen,
+        contracts=lineage.contracts,
     )
 
 

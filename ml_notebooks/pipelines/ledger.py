@@ -6,7 +6,7 @@
 __all__ = ['Status', 'StepResult', 'Run', 'new_run', 'git_state', 'write_run', 'read_runs', 'read_steps', 'last_green',
            'last_done']
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #ad2d722e
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #993eed16
 import json
 import os
 import platform
@@ -22,13 +22,14 @@ import psutil
 
 import ml_notebooks
 from ..data.catalog import quote
+from ..data.contract_terms import keep_terms
 from ..data.warehouse import Warehouse
 from ..logs import current_user, redact
 from .record import Record, Value
 from ..settings import secret_values
 from ..workspace import Workspace
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #dc225ec0
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #9d275ecc
 Status = Literal["running", "succeeded", "cached", "failed"]
 
 
@@ -53,6 +54,7 @@ class StepResult:
     rows: Mapping[str, int] = field(default_factory=dict)  # table that it wrote -> its rows
     unseen: tuple[str, ...] = ()  # what it looked at that has no versions
     taken_from: str = ""  # the run that executed it, for a cached one
+    contracts: tuple[Mapping[str, Any], ...] = ()  # table, version, held: the contracts that it held tables against
 
     @property
     def records(self) -> dict[str, Value]:
@@ -128,7 +130,7 @@ def git_state(workspace: Workspace) -> tuple[str, bool | None]:
     except (OSError, subprocess.SubprocessError):
         return "", None
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #5ac69e53
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #c2aa469d
 _RUNS = """
 run VARCHAR, pipeline VARCHAR, status VARCHAR, started TIMESTAMPTZ, seconds DOUBLE, parameters VARCHAR, records VARCHAR, report VARCHAR,
 error VARCHAR, resumes VARCHAR, git VARCHAR, git_dirty BOOLEAN, packages VARCHAR, python VARCHAR, version VARCHAR, who VARCHAR,
@@ -137,7 +139,7 @@ host VARCHAR, pid BIGINT, pid_started DOUBLE
 _STEPS = """
 run VARCHAR, position BIGINT, step VARCHAR, notebook VARCHAR, status VARCHAR, started TIMESTAMPTZ, seconds DOUBLE, parameters VARCHAR,
 records VARCHAR, error VARCHAR, cell BIGINT, attempts BIGINT, peak_memory DOUBLE, code VARCHAR, inputs VARCHAR, outputs VARCHAR,
-rows VARCHAR, unseen VARCHAR, taken_from VARCHAR
+rows VARCHAR, unseen VARCHAR, taken_from VARCHAR, contracts VARCHAR
 """
 _RECORDS = """
 run VARCHAR, pipeline VARCHAR, step VARCHAR, position BIGINT, name VARCHAR, kind VARCHAR, number DOUBLE, text VARCHAR, cell BIGINT
@@ -155,7 +157,7 @@ def _typed(rows: list[dict[str, Any]], columns: str) -> str:
 def _text(value: Any) -> str:
     return "NULL" if value is None else quote(str(value).replace("\0", ""))
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #5833a0f1
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #ade300fd
 def _row(facts: Mapping[str, Any], secrets: list[str]) -> dict[str, Any]:
     """A row of the ledger: what is neither a number nor a text as JSON, secrets as stars."""
     plain = (str, bool, int, float, datetime, type(None))
@@ -169,6 +171,12 @@ def _facts(of: Run | StepResult, without: str) -> dict[str, Any]:
 
 def _run_row(run: Run, workspace: Workspace) -> dict[str, Any]:
     return _row(_facts(run, "steps") | {"records": run.records, **run.environment}, list(secret_values(workspace.settings)))
+
+
+def _step_row(run: Run, step: StepResult, position: int, secrets: list[str]) -> dict[str, Any]:
+    contracts = [{name: value for name, value in each.items() if name != "terms"} for each in step.contracts]
+    facts = {"run": run.run, "position": position, "records": step.records, "contracts": contracts}
+    return _row(_facts(step, "recorded") | facts, secrets)
 
 
 def _record_row(run: Run, step: StepResult, position: int, each: Record) -> dict[str, Any]:
@@ -186,7 +194,7 @@ def _add_columns(wh: Warehouse, table: str, columns: str) -> None:
         if name not in there:
             wh._connection.execute(f"ALTER TABLE lake.{table} ADD COLUMN {name} {kind}")
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #3b401d01
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #3c58362a
 def write_run(
     wh: Warehouse,
     run: Run,
@@ -194,10 +202,7 @@ def write_run(
 ) -> None:
     """Write a run, its steps and what they recorded, as they are now."""
     secrets = list(secret_values(wh.workspace.settings))
-    steps = [
-        _row({**_facts(step, "recorded"), "run": run.run, "position": position, "records": step.records}, secrets)
-        for position, step in enumerate(run.steps[noted:], noted + 1)
-    ]
+    steps = [_step_row(run, step, position, secrets) for position, step in enumerate(run.steps[noted:], noted + 1)]
     records = [_record_row(run, step, place, each) for step in run.steps[noted:] for place, each in enumerate(step.recorded, 1)]
     with wh.transaction(f"run {run.run}: {run.status}"):
         if not noted:
@@ -207,6 +212,8 @@ def write_run(
         wh.upsert("ops.steps", _typed(steps, _STEPS), keys=["run", "position"])
         if records or not noted:
             wh.upsert("ops.records", _typed(records, _RECORDS), keys=["run", "step", "position"])
+        for each in (each for step in run.steps[noted:] for each in step.contracts if "terms" in each):
+            keep_terms(wh, each["table"], each["version"], redact(json.dumps(each["terms"]), secrets), run.run)
 
 # %% ../../nbs/library/pipelines/07_ledger.ipynb #53801dfe
 def _is_alive(host: str, pid: int, started: float) -> bool:
@@ -251,8 +258,8 @@ def _public(row: dict[str, Any]) -> dict[str, Any]:
     public = {key: value for key, value in row.items() if key not in ("host", "pid", "pid_started")}
     return public | {part: json.loads(row.get(part) or "{}") for part in ("records", "parameters")}
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #891f4b76
-_JSON = ("parameters", "records", "code", "inputs", "outputs", "rows", "unseen")
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #65ac7c4d
+_JSON = ("parameters", "records", "code", "inputs", "outputs", "rows", "unseen", "contracts")
 
 
 def read_steps(wh: Warehouse, run: str) -> list[dict[str, Any]]:
@@ -299,12 +306,12 @@ def last_done(
         for row in rows
     }
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #1f2c9390
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #ea9b8b0e
 def _step_result(row: dict[str, Any], recorded: list[dict[str, Any]]) -> StepResult:
     parts = {each.name for each in fields(StepResult)} - {"recorded"}
     values = {name: value for name, value in row.items() if name in parts and value is not None}
     values |= {part: json.loads(values[part]) for part in _JSON if part in values}
-    values |= {"taken_from": row.get("taken_from") or row["run"], "unseen": tuple(values.get("unseen", ()))}
+    values |= {"taken_from": row.get("taken_from") or row["run"], **{part: tuple(values.get(part, ())) for part in ("unseen", "contracts")}}
     known = json.loads(row["records"])
     return StepResult(**values, recorded=tuple(_record(each, known) for each in recorded))
 

@@ -198,12 +198,14 @@ def _changes(before: Run | None, run: Run, found: Sequence[Change]) -> str:
     )
     return f"<p>Since {link}:</p>" + _table(["", "step", "what", "before", "now", "by"], rows)
 
-# %% ../../nbs/library/pipelines/14_report.ipynb #e9772c59
+# %% ../../nbs/library/pipelines/14_report.ipynb #889dbf64
 def _step_row(step: StepResult, pipeline: Pipeline) -> str:
     recorded = ", ".join(f"{name} {format_value(value)}" for name, value in step.records.items())
     by_name = {one.name: one for one in pipeline.steps}
     undeclared = undeclared_reads(by_name[step.step], step) if step.step in by_name else []
     notes = [f"reads {', '.join(undeclared)}, which pipeline.yaml does not name"] if undeclared else []
+    checked = (f"{_escape(each['table'])} {'held' if each['held'] else 'broke'} {each['version']}" for each in step.contracts)
+    notes += [f"contracts: {', '.join(checked)}"] if step.contracts else []
     notes += [f"{step.attempts} attempts"] if step.attempts > 1 else []
     notes += [f'executed in <a href="../{step.taken_from}/index.html">{step.taken_from}</a>'] if step.status == "cached" else []
     memory = f"{step.peak_memory:,.0f}" if step.peak_memory else ""
