@@ -35,7 +35,7 @@ from .staging import mark
 from ..errors import BadExtension, MLNotebooksError
 from ..workspace import Workspace
 
-# %% ../../nbs/library/data/09_connection.ipynb #48150bcb
+# %% ../../nbs/library/data/09_connection.ipynb #d12af157
 def lock_file(workspace: Workspace) -> Path:
     """The file on which writers queue."""
     return workspace.path(workspace.settings.workspace.data) / "warehouse.lock"
@@ -59,7 +59,8 @@ def _new_connection(workspace: Workspace) -> duckdb.DuckDBPyConnection:
     for statement in prepare_statements(workspace):
         connection.execute(statement)
     with suppress(duckdb.InvalidInputException):  # in Jupyter without ipywidgets there is no bar, and it cannot be switched off
-        connection.execute("SET enable_progress_bar = false")
+        connection.execute("SET enable_progress_bar_print = false")
+        connection.execute("SET enable_progress_bar = true")  # so that one can ask how far a query has come (see *Progress*)
     mark(connection)
     return connection
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ml_notebooks.data.ingest import Ingested
     from ml_notebooks.data.notes import Description
 
-# %% ../../nbs/library/data/10_warehouse.ipynb #33d0338e
+# %% ../../nbs/library/data/10_warehouse.ipynb #75bd63d5
 Mode = Literal["replace", "append", "upsert"]
 
 
@@ -123,11 +123,11 @@ class Warehouse:
     def at(self, when: int | date | str) -> "Warehouse":
         """The warehouse as it was at a snapshot or an instant (see *History*), for reading.
 
-        Raises `UnknownSnapshot`, and for an instant `BeforeHistory` or `BadTime`.
+        Raises `UnknownSnapshot`, `BadTime`, and for an instant `BeforeHistory`.
         """
         from ml_notebooks.data.history import snapshot_at
 
-        snapshot = snapshot_at(self, when) if isinstance(when, date | str) else when
+        snapshot = when if type(when) is int else snapshot_at(self, when)
         query = "SELECT max(snapshot_id), coalesce(bool_or(snapshot_id = ?), false) FROM lake.snapshots()"
         newest, known = self._connection.execute(query, [int(snapshot)]).fetchall()[0]
         if not known:
