@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['header', 'Dialect', 'sniff', 'chosen_types', 'declared_types', 'plausible', 'with_partitions', 'read']
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #e40970c0
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #3660f99e
 import csv
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -169,12 +169,43 @@ def with_partitions(rows: str, file: LocalFile, names: list[str]) -> str:
     added = ", ".join(f"{quote(value)}{'::BIGINT' if re.fullmatch('0|[1-9][0-9]{0,17}', value) else ''} AS {identifier(name)}" for name, value in file.partitions)
     return f"SELECT *{f' EXCLUDE ({hidden})' if hidden else ''}, {added} FROM ({rows})"
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #3fa10991
-def _load(intake: Intake, file: LocalFile, dialect: Dialect) -> int:  # rows rejected; their lines are in `refused_lines`
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #c05bb060
+_DOUBT = '"is no whole number as it is written"'  # a column, until the rows are in
+
+
+def _doubted(intake: Intake, dialect: Dialect, declared: Collection[str]) -> list[str]:
+    """Columns of whole numbers, if all rows are as those of the sample."""
+    if dialect.thousands or dialect.decimal != ".":
+        return []
+    return [name for name, kind in dialect.types.items() if kind in WHOLE and name.lower() not in {*declared, *intake.known}]
+
+
+def _made_whole(rows: str, kinds: dict[str, str]) -> str:
+    """`rows`, with columns of text made whole numbers, and one more that says where that changes what was written."""
+    if not kinds:
+        return rows
+    numbers = {column: f"TRY_CAST({column} AS {kind})" for column, kind in ((identifier(name), kind) for name, kind in kinds.items())}
+    made = ", ".join(f"{number} AS {column}" for column, number in numbers.items())
+    changed = " OR ".join(f"coalesce({column} <> {number}::VARCHAR, {column} IS NOT NULL)" for column, number in numbers.items())
+    return f"SELECT * REPLACE ({made}), {changed} AS {_DOUBT} FROM ({rows})"
+
+
+def _was_changed(intake: Intake) -> bool:
+    """Whether a number is not what was written; the column that says so is taken away."""
+    if intake.columns.pop(_DOUBT.strip('"'), None) is None:
+        return False
+    ((found,),) = intake.execute(f"SELECT coalesce(bool_or({_DOUBT}), false) FROM {intake.rows}")
+    intake.execute(f"ALTER TABLE {intake.rows} DROP COLUMN {_DOUBT}")
+    return bool(found)
+
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #c24ad09d
+def _load(intake: Intake, file: LocalFile, dialect: Dialect, doubted: Collection[str] = ()) -> int:  # rows rejected; their lines are in `refused_lines`
     for name in ("refused_lines", "refused_scans"):
         intake.execute(f"DROP TABLE IF EXISTS temp.{name}")
     rejects = "store_rejects = true, rejects_table = 'refused_lines', rejects_scan = 'refused_scans'"
-    rows = f"SELECT * FROM read_csv({quote(file.path)}, {_options(dialect)}, {rejects}) WHERE {plausible(dialect.types)}"
+    text = replace(dialect, types=dialect.types | dict.fromkeys(doubted, "VARCHAR"))
+    rows = f"SELECT * FROM read_csv({quote(file.path)}, {_options(text)}, {rejects}) WHERE {plausible(dialect.types)}"
+    rows = _made_whole(rows, {name: dialect.types[name] for name in doubted})
     take_in(intake, with_partitions(rows, file, list(dialect.types)))
     return int(intake.execute("SELECT count(DISTINCT line_byte_position) FROM temp.refused_lines")[0][0])
 
@@ -185,7 +216,7 @@ def _note(intake: Intake, file: LocalFile, rejected: int) -> None:
     if rejected:
         intake.execute(f"INSERT INTO {intake.rejects} {lines}")
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #f7c0d346
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #a1908643
 def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
     """Take in the rows of a delimited file. Raises `BadSource` and `RowsLost`."""
     before, rejected_before = intake.written, intake.rejected
@@ -196,8 +227,9 @@ def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
     dialect = sniff(intake, file, loading, -1 if file.path.stat().st_size < _ALL else _SAMPLE)
     declared = declared_types(file, list(dialect.types))
     sampled, loading.counter.ahead = file.path.stat().st_size >= _ALL, lines - 1
-    rejected = _read_as(intake, file, dialect, declared)
-    if sampled and ((rejected and _surprised(intake, declared)) or _rounded(intake, file, dialect, declared, found=True)):
+    doubted = _doubted(intake, dialect, declared) if sampled else []
+    rejected = _read_as(intake, file, dialect, declared, doubted)
+    if sampled and (_was_changed(intake) or (rejected and _surprised(intake, declared)) or _rounded(intake, file, dialect, declared, found=True, beside=doubted)):
         forget(intake, before)
         dialect, sampled = sniff(intake, file, loading, -1), False
         rejected = _read_as(intake, file, dialect, declared)
@@ -228,19 +260,19 @@ def _check_kept(intake: Intake, file: LocalFile, dialect: Dialect, declared: dic
             said = ", ".join(f"`{value}` in `{name}`" for name, value in lost.items())
             raise BadSource(file.name, f"It holds {said}, {what}.", f"Nothing was written: {do}")
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #881356ed
-def _read_as(intake: Intake, file: LocalFile, dialect: Dialect, declared: dict[str, str]) -> int:
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #6ca8a18b
+def _read_as(intake: Intake, file: LocalFile, dialect: Dialect, declared: dict[str, str], doubted: Collection[str] = ()) -> int:
     types = chosen_types(intake, dialect.types, declared)
     with _explained(file):
-        return _load(intake, file, replace(dialect, types=types))
+        return _load(intake, file, replace(dialect, types=types), doubted)
 
 
-def _rounded(intake: Intake, file: LocalFile, dialect: Dialect, declared: dict[str, str], found: bool) -> dict[str, str]:
+def _rounded(intake: Intake, file: LocalFile, dialect: Dialect, declared: dict[str, str], found: bool, beside: Collection[str] = ()) -> dict[str, str]:
     """Column of whole numbers -> a value that is not written as one: where the type was found in a sample, or where it was asked for."""
     if dialect.thousands or dialect.decimal != ".":
         return {}
     types = chosen_types(intake, dialect.types, declared)
-    whole = {name: kind for name, kind in types.items() if kind in WHOLE and (dialect.types[name] in WHOLE) is found}
+    whole = {name: kind for name, kind in types.items() if kind in WHOLE and (dialect.types[name] in WHOLE) is found and name not in beside}
     checks = [
         f"min({name}) FILTER ({name} <> TRY_CAST({name} AS {kind})::VARCHAR AND ({str(found).lower()} OR TRY_CAST({name} AS DECIMAL(38, 9)) IS DISTINCT FROM TRY_CAST({name} AS {kind})))"
         for name, kind in ((identifier(name), kind) for name, kind in whole.items())
