@@ -9,9 +9,9 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'Settings
            'MissingKey', 'UncoveredPersonalData', 'UnknownSubject', 'NotErased', 'AuditNotWritten', 'BrokenAudit',
            'SealedWarehouse', 'BadSource', 'SourceUnavailable', 'UnknownSource', 'MissingCredential', 'BadIngest',
            'TooManyRejects', 'RowsLost', 'SchemaChanged', 'ContractBroken', 'EmptySample', 'BadSample', 'OneClass',
-           'NaiveTime', 'NotExplainable', 'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UntrustedModel',
-           'UnknownCheck', 'UnknownContract', 'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey',
-           'UnknownColumn', 'BadRecipe', 'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook',
+           'NaiveTime', 'NotExplainable', 'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UnusableKey',
+           'UntrustedModel', 'UnknownCheck', 'UnknownContract', 'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime',
+           'NotAKey', 'UnknownColumn', 'BadRecipe', 'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook',
            'BadParametersCell', 'NoParametersCell', 'UnknownParameter', 'BadParameter', 'NotRecordable', 'GateFailed',
            'UndeclaredWrite', 'StepFailed', 'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy',
            'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy',
@@ -380,7 +380,7 @@ class SchemaChanged(MLNotebooksError, ValueError):
     def __init__(self, table: str, changes: Iterable[str], do: str):
         super().__init__(f"The columns for `{table}` have changed.", "; ".join(changes) + ".", do)
 
-# %% ../nbs/library/01_errors.ipynb #aeb903bf
+# %% ../nbs/library/01_errors.ipynb #ec3d7e40
 class ContractBroken(MLNotebooksError, ValueError):
     """Rows break a contract whose checks are of severity `error`."""
 
@@ -464,6 +464,17 @@ class UnknownModel(MLNotebooksError, KeyError):
         have = f"Registered: {', '.join(known)}." if known else "No model is registered yet."
         super().__init__(
             f"Model `{model}` is not in the registry.", did_you_mean(model, known) or have, "Train and register it first."
+        )
+
+
+class UnusableKey(MLNotebooksError, ValueError):
+    """The key that signs models cannot be read."""
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(
+            f"The signing key `{path}` cannot be used.",
+            reason,
+            "Bring it back from a copy. Without one, delete it and the `.pub.pem` beside it, and register the models again: those that it signed are refused then.",
         )
 
 

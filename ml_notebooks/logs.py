@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUN_VARIABLES', 'current_run', 'current_user', 'redact', 'configure_logs', 'get_logger']
 
-# %% ../nbs/library/03_logs.ipynb #79068920
+# %% ../nbs/library/03_logs.ipynb #2a78909a
 import base64
 import getpass
 import html
@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO
@@ -41,7 +41,7 @@ def current_user() -> str:
     except (KeyError, OSError):
         return str(os.getuid())
 
-# %% ../nbs/library/03_logs.ipynb #4ae3017c
+# %% ../nbs/library/03_logs.ipynb #8adaf8ff
 def _spellings(secret: str) -> Iterator[str]:
     """A secret as Python, SQL, HTML, an address and base64 write it."""
     data = secret.encode("utf-8", "surrogateescape")
@@ -55,7 +55,18 @@ def _spellings(secret: str) -> Iterator[str]:
         yield escaped
         yield escaped.replace("&#x27;", "&#39;").replace("&quot;", "&#34;")  # as markupsafe does
     yield from (quote(data), quote(data, safe=""), quote_plus(data))
-    yield from (encode(data).decode().rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode))
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        yield encode(data).decode().rstrip("=")
+        yield from _inside(encode, data)
+
+
+def _inside(encode: Callable[[bytes], bytes], data: bytes) -> Iterator[str]:
+    """What base64 of every longer text holds of some bytes: what stands before them shifts it by 0, 2 or 4 bits."""
+    for before in range(3):
+        whole = slice(-(-before * 8 // 6), (before + len(data)) * 8 // 6)  # the characters that hold bits of nothing else
+        written = encode(bytes(before) + data).decode()[whole]
+        if len(written) >= 8:  # less could stand anywhere
+            yield written
 
 # %% ../nbs/library/03_logs.ipynb #62735b93
 @lru_cache(maxsize=8)
@@ -67,9 +78,9 @@ def _written_forms(secrets: frozenset[str]) -> tuple[str, ...]:  # the longest f
         forms |= {form[1:-1] for form in quoted} | {repr(f'"{form}')[2:-1] for form in forms}
     return tuple(sorted(forms, key=lambda form: (-len(form), form)))
 
-# %% ../nbs/library/03_logs.ipynb #f163bc11
+# %% ../nbs/library/03_logs.ipynb #28d9c1dc
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """`text` with every secret replaced by stars, however it is escaped; base64 of a longer text that holds it is not found."""
+    """`text` with every secret replaced by stars, however it is escaped."""
     for form in _written_forms(frozenset(secrets)):
         if form in text:
             *before, after = text.split(form)

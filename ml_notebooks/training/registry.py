@@ -6,7 +6,7 @@
 __all__ = ['SIGNATURE', 'ALLOWED_TYPES', 'Registry', 'open_registry', 'experiment', 'log_run', 'log_model', 'register',
            'RegisteredModel', 'load_model', 'load_run_model']
 
-# %% ../../nbs/library/training/04_registry.ipynb #8f960a31
+# %% ../../nbs/library/training/04_registry.ipynb #2e866ac8
 import os
 import tempfile
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ..data.lock import exclusive
-from ..errors import UnknownModel, UntrustedModel, WarehouseLocked
+from ..errors import UnknownModel, UntrustedModel, UnusableKey, WarehouseLocked
 from ..lineage import check_write, tell_read, tell_unseen, tell_write
 from .versions import tracked_versions, tracking_uri
 from ..workspace import Workspace, find_workspace
@@ -103,12 +103,12 @@ def log_run(
     registry._client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
 
-# %% ../../nbs/library/training/04_registry.ipynb #5d76746c
+# %% ../../nbs/library/training/04_registry.ipynb #00851c86
 def _key_pair(workspace: Workspace) -> tuple[Path, Path]:
     private = workspace.path(workspace.settings.tracking.signing_key)
     public = private.with_suffix(".pub.pem")
     with _making(workspace):
-        if not private.exists():
+        if not private.exists() or not private.stat().st_size:
             _make_key_pair(private, public)
     return private, public
 
@@ -120,11 +120,21 @@ def _make_key_pair(private: Path, public: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
     private.parent.mkdir(parents=True, exist_ok=True)
-    private.touch(mode=0o600)
-    public.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
-    private.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    _write_whole(public, key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo), 0o644)
+    _write_whole(private, key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain), 0o600)
 
-# %% ../../nbs/library/training/04_registry.ipynb #8b0d4248
+
+def _write_whole(path: Path, content: bytes, mode: int) -> None:
+    """Make a file with all of its content, or none."""
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+# %% ../../nbs/library/training/04_registry.ipynb #f8ce635f
 SIGNATURE = "model.sig"  # beside the folder `model`
 
 
@@ -137,7 +147,10 @@ def _hashing() -> Any:
 def _sign(model: Path, signature: Path, private: Path) -> None:
     from model_signing import signing
 
-    config = signing.Config().use_elliptic_key_signer(private_key=private)
+    try:
+        config = signing.Config().use_elliptic_key_signer(private_key=private)
+    except ValueError as error:
+        raise UnusableKey(str(private), f"{str(error).splitlines()[0].rstrip('.')}.") from error
     config.set_hashing_config(_hashing()).sign(model, signature)
 
 
