@@ -92,7 +92,7 @@ def undeclared_reads(step: Step, result: StepResult) -> list[str]:
     own = (*step.reads, *step.writes)
     return [name for name in result.inputs if name not in own and not name.startswith("file:")]
 
-# %% ../../nbs/library/pipelines/08_cache.ipynb #6073d903
+# %% ../../nbs/library/pipelines/08_cache.ipynb #8a1b8e20
 def why_run(
     step: Step,
     last: StepResult | None,  # how it went when it was last done
@@ -109,10 +109,18 @@ def why_run(
     if not last.code:
         return ["it is not known what it ran last time"]
     reasons = [f"it looks at {what}, which has no versions" for what in last.unseen]
+    reasons += _unwatched(step, code)
     reasons += changed_code(last.code, code.to_json(), *packages)
     reasons += changed_parameters(last.parameters, given_parameters(step))
     reasons += _changed_inputs(step, last, now)
     return reasons + why_changed_outputs(last, now, workspace)
+
+# %% ../../nbs/library/pipelines/08_cache.ipynb #deaf82fb
+def _unwatched(step: Step, code: Code) -> Iterator[str]:
+    for call in code.unseen:
+        kind, what = ("model", "models") if call.startswith("mlflow.") else ("file", "files")
+        if not any(name.startswith(f"{kind}:") for name in step.reads):
+            yield f"it calls `{call}`, and which {what} that reads is not seen: name them as `{kind}:…` under its `reads`"
 
 # %% ../../nbs/library/pipelines/08_cache.ipynb #4bbdc0c3
 def changed_code(

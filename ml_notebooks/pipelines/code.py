@@ -71,7 +71,31 @@ def _variables(nodes: Iterable[ast.AST]) -> Iterator[str]:
 def _value(variable: str) -> str:
     return _digest(variable, os.environ[variable]) if variable in os.environ else "not set"
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #110cec10
+# %% ../../nbs/library/pipelines/06_code.ipynb #392a6d3d
+_UNSEEN = {
+    "pandas": re.compile("read_(parquet|feather|orc|hdf)|HDFStore"),
+    "geopandas": re.compile("read_(parquet|feather|file)"),
+    "polars": re.compile(r"(read|scan)_\w+"),
+    "pyarrow": re.compile(r"(read|open)_\w+|dataset|memory_map|OSFile|ParquetFile|ParquetDataset|LocalFileSystem"),
+    "duckdb": re.compile(r"[a-z]\w*"),
+    "h5py": re.compile("File"),
+    "mlflow": re.compile(r"(?!log_|set_|start_run|end_run|active_run|autolog)\w+"),
+}
+
+
+def _unseen(nodes: list[ast.AST]) -> Iterator[str]:
+    """What some code takes from libraries that read past Python."""
+    meant = {alias.asname or alias.name.split(".")[0]: alias.name if alias.asname else alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    meant |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level for alias in node.names}
+    if not any(name.partition(".")[0] in _UNSEEN for name in meant.values()):
+        return
+    for name, taken in _uses(nodes).items():
+        for path in taken:
+            library, _, inside = ".".join([meant.get(name, ""), *path.split(".")]).removesuffix(".*").partition(".")
+            if inside and library in _UNSEEN and _UNSEEN[library].fullmatch(inside.rpartition(".")[2]):
+                yield f"{library}.{inside}"
+
+# %% ../../nbs/library/pipelines/06_code.ipynb #313b73c6
 Import = tuple[str, int, tuple[str, ...]]  # a module, the dots before it, and the (dotted) names taken from it
 
 
@@ -82,6 +106,7 @@ class _Source:
     digest: str
     imports: tuple[Import, ...] = ()
     variables: tuple[str, ...] = ()  # of the environment
+    unseen: tuple[str, ...] = ()  # what it takes from libraries that read past Python
 
 
 def _read_source(text: str) -> _Source:
@@ -94,7 +119,7 @@ def _read_source(text: str) -> _Source:
         return _Source(_digest(text))
     shown, nodes = "quiet" if python.rstrip().endswith(";") else "", list(ast.walk(tree))
     variables = sorted(set(_variables(nodes))) if "env" in python else []
-    return _Source(_digest(ast.dump(tree), shown, *magics), tuple(_imports(nodes)), tuple(variables))
+    return _Source(_digest(ast.dump(tree), shown, *magics), tuple(_imports(nodes)), tuple(variables), tuple(sorted(set(_unseen(nodes)))))
 
 
 def _imports(nodes: list[ast.AST]) -> Iterator[Import]:
@@ -230,7 +255,7 @@ def _lists(place: Path) -> list[Path]:
     direct = place / "direct_url.json"
     return [direct, place / "RECORD"] if direct.is_file() else []
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #7515dcb2
+# %% ../../nbs/library/pipelines/06_code.ipynb #457bee58
 @dataclass(frozen=True)
 class Code:
     """What a step runs."""
@@ -241,9 +266,10 @@ class Code:
     python: str = ""
     packages: str = ""  # digest of `installed_packages`
     variables: Mapping[str, str] = field(default_factory=dict)  # environment variable that the code names -> digest of its value
+    unseen: tuple[str, ...] = ()  # what it takes from libraries that read past Python
 
     def to_json(self) -> dict[str, Any]:
-        """What is kept in the ledger: everything but where the files are."""
+        """What is kept in the ledger: everything but where the files are, and what follows from the rest."""
         known = {"cells": list(self.cells), "modules": dict(self.modules), "python": self.python, "packages": self.packages}
         return known | {"variables": dict(self.variables)}
 
@@ -255,17 +281,13 @@ def read_code(notebook: Path, packages: Mapping[str, str]) -> Code:
     sources = [_read_source("".join(cell["source"])) for cell in code]
     tags = [" ".join(sorted(cell["metadata"].get("tags", []))) for cell in code]
     files = _follow(sources, notebook.parent)
+    own = [*sources, *(_read_file(file) for name, file in files.items() if name.partition(".")[0] != "ml_notebooks")]
     return Code(
         tuple(_digest(source.digest, tag) for source, tag in zip(sources, tags, strict=True)),
         {name: _read_file(file).digest for name, file in sorted(files.items())},
         {name: str(file) for name, file in files.items()},
         f"{platform.python_version()} {platform.machine()}",
         _digest(json.dumps(packages)),
-        {name: _value(name) for name in sorted(_named(sources, files))},
+        {name: _value(name) for name in sorted({name for source in own for name in source.variables if name not in RESERVED})},
+        tuple(sorted({name for source in own for name in source.unseen})),
     )
-
-
-def _named(cells: Iterable[_Source], files: Mapping[str, Path]) -> set[str]:
-    """The environment variables that cells and modules name; those of a run itself, and of this library, aside."""
-    others = [_read_file(file) for name, file in files.items() if name.partition(".")[0] != "ml_notebooks"]
-    return {name for source in (*cells, *others) for name in source.variables if name not in RESERVED}
