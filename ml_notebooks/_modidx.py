@@ -47,6 +47,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'ml_notebooks/data/anonymise.py'),
                                              'ml_notebooks.data.anonymise.Rule': ( 'library/data/anonymise.html#rule',
                                                                                    'ml_notebooks/data/anonymise.py'),
+                                             'ml_notebooks.data.anonymise._check': ( 'library/data/anonymise.html#_check',
+                                                                                     'ml_notebooks/data/anonymise.py'),
                                              'ml_notebooks.data.anonymise._check_plan': ( 'library/data/anonymise.html#_check_plan',
                                                                                           'ml_notebooks/data/anonymise.py'),
                                              'ml_notebooks.data.anonymise._measure': ( 'library/data/anonymise.html#_measure',
