@@ -286,6 +286,8 @@ def test_every_rule_takes_one_name_and_one_value(wh):
     [
         (Text("wrod"), "no column `wrod`. Did you mean `word`"),
         (Text(3), "no column `3`"),
+        (Categories("word", at_least=2), "`at_least` is 2"),
+        (Types("word"), "`types` is 'word'"),
         (Text, "`Text` cannot be applied. It is no rule"),
         ("Text", "`'Text'` cannot be applied. It is no rule|`Text` cannot be applied. It is no rule"),
     ],

@@ -21,7 +21,15 @@ from ml_notebooks.data.erasure import _search, erase
 from ml_notebooks.data.subjects import export, subject_tables
 from ml_notebooks.data.traces import find_traces
 from ml_notebooks.data.warehouse import open_warehouse
-from ml_notebooks.errors import MLNotebooksError, NotErased, UnknownSnapshot, UnknownSubject
+from ml_notebooks.errors import (
+    BadSubject,
+    MLNotebooksError,
+    NotErased,
+    UnknownColumn,
+    UnknownSnapshot,
+    UnknownSubject,
+    UnknownTable,
+)
 from ml_notebooks.workspace import find_workspace
 
 MAIL = "zoë.quux@mail.example"
@@ -174,8 +182,7 @@ def test_from_lines_that_could_not_be_loaded(either):
     assert seen(wh) == [] and not erased.unsure
 
 
-def test_from_rows_that_broke_a_contract(either):
-    wh = either
+def test_from_rows_that_broke_a_contract(wh):
     wh.publish("raw.people", f"{OTHERS.format(5)} UNION ALL {PERSON}")
     wh.publish("raw.visits", "SELECT 4711 AS visitor, 'Quux was here' AS note UNION ALL SELECT 5, 'customer 4711'")
     for table in ("raw.people", "raw.visits"):
@@ -318,6 +325,35 @@ def test_values_of_any_kind(wh):
         assert len(export(wh, f"Who Is {place}", text).tables[name]) == 2
         assert erase(wh, f"who is {place}", text).raise_if_traced().rows == {name: 2}
         assert wh.sql(f"SELECT n FROM {name}").fetchall() == [(3,)]
+
+
+def test_a_whole_number_is_found_in_a_column_of_decimals(wh):
+    wh.publish("raw.people", "SELECT unnest([4711.0, 4711.5, 47110.0, NULL])::DOUBLE AS customer")
+    wh.publish("raw.visits", "SELECT unnest([4711, 47110, 4712])::DECIMAL(10, 2) AS customer")
+    wh.publish("raw.logins", "SELECT unnest(['4711', '04711', '4711.0', 'x4711']) AS customer")
+    refuse(wh, "raw.people", ["4711.0,x", "4711.05,x", "4711.00;x"])
+    for value in (4711.0, 4711):
+        expected = {"raw.people": 1, "raw.visits": 1, "raw.logins": 2, "raw.people__rejects": 2} if isinstance(value, float) else {}
+        assert {name: len(rows) for name, rows in export(wh, "customer", value).tables.items()} == expected
+        assert erase(wh, "customer", value).rows == expected
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), "", " ", pd.NA, pd.NaT, True, b"4711", [4711], {"a": 1}, "47\0"])
+def test_what_stands_for_nobody(wh, value):
+    wh.publish("raw.people", "SELECT unnest(['None', 'nan', '', ' ', '<NA>', 'NaT', 'True']) AS customer")
+    for act in (erase, export):
+        with pytest.raises(BadSubject, match="stands for nobody"):
+            act(wh, "customer", value)
+    assert len(wh.table("raw.people")) == 7
+
+
+@pytest.mark.parametrize(("also", "error"), [({"raw.visit": "visitor"}, UnknownTable), ({"raw.visits": "visiter"}, UnknownColumn)])
+def test_a_slip_in_also_is_told_before_anything_is_erased(wh, also, error):
+    wh.publish("raw.people", PERSON)
+    wh.publish("raw.visits", "SELECT 4711 AS visitor")
+    with pytest.raises(error, match="Did you mean"):
+        erase(wh, "customer", 4711, also=also)
+    assert len(wh.table("raw.people")) == 1
 
 
 def test_traces_of_nothing(wh):

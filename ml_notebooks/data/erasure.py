@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Erasure', 'erase']
 
-# %% ../../nbs/library/data/41_erasure.ipynb #d7379cde
+# %% ../../nbs/library/data/41_erasure.ipynb #d9526234
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from .connection import turn
 from .inspection import table_versions
 from .messages import explain_write
 from .personal_data import mask
-from .subjects import SHORT, SubjectTable, about_subject, hers_now, history, own_texts, subject_tables, unsure_lines
+from .subjects import SHORT, SubjectTable, about_subject, hers_now, history, own_texts, subject_tables, subject_text, unsure_lines
 from .traces import Trace, find_traces, parquet_rows
 from .warehouse import Warehouse
 from ..errors import BadData, NotErased, ReadOnlyWarehouse, WarehouseUnavailable
@@ -197,7 +197,7 @@ def _search(wh: Warehouse, tables: Sequence[SubjectTable], value: str) -> tuple[
     found = [place.removeprefix(root) for place, (rows, table) in places.items() if _stands_in(connection, rows, table, value)]
     return [Trace(place, "rows", mask(value)) for place in found], len(places)
 
-# %% ../../nbs/library/data/41_erasure.ipynb #f5002f20
+# %% ../../nbs/library/data/41_erasure.ipynb #5f651dfa
 def erase(
     wh: Warehouse,
     subject_key: str,  # for example `customer_id`
@@ -206,12 +206,13 @@ def erase(
 ) -> Erasure:
     """Remove a person's rows from every table, snapshot and file, and search the workspace for what is left. It is put on record.
 
-    A second call does what a first one that was interrupted left undone, and proves again that she is in no table. Raises `UnknownSubject` where no table has such a column, `ReadOnlyWarehouse`, `WarehouseLocked`, and
+    A second call does what a first one that was interrupted left undone, and proves again that she is in no table. Raises what `export` does, `ReadOnlyWarehouse`, `WarehouseLocked`, and
     `WarehouseUnavailable` where a reader keeps the catalogue from being written anew.
     """
     if wh.read_only or wh._writing:
         raise ReadOnlyWarehouse(subject_key) if wh.read_only else BadData(subject_key, "Erasing cannot be part of a transaction.", "Erase after it has committed.")
-    tables, wanted = subject_tables(wh, subject_key, also or {}), str(value)
+    wanted = subject_text(subject_key, value)
+    tables = subject_tables(wh, subject_key, also or {})
     deleted = _delete(wh, tables, wanted)
     with turn(wh.workspace), _explained(wh):
         shown, rows = history(wh, tables, wanted)
@@ -225,7 +226,7 @@ def erase(
         _vacuum(wh)
         left, searched = _search(wh, tables, wanted)
     texts = dict.fromkeys([*own_texts(wh, tables, rows, wanted), *([wanted] if len(wanted) >= (6 if wanted.isdecimal() else SHORT) else [])])
-    record(wh.workspace, "erase", deleted, rows=sum(deleted.values()), snapshots=len(shown), **about_subject(wh, subject_key, value))
+    record(wh.workspace, "erase", deleted, rows=sum(deleted.values()), snapshots=len(shown), **about_subject(wh, subject_key, wanted))
     traces = tuple(dict.fromkeys([*left, *find_traces(wh, texts)]))
     return Erasure(subject_key, deleted, tuple(sorted(shown)), files, len(texts), traces, searched, unsure_lines(wh, tables, wanted))
 

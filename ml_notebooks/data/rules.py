@@ -123,7 +123,7 @@ class Text(_Listed):
         value = value if self.case == "as is" else f"{self.case}({value})"
         return f"nullif({value}, '')" if self.empty_is_missing else value
 
-# %% ../../nbs/library/data/27_rules.ipynb #ea6f4d38
+# %% ../../nbs/library/data/27_rules.ipynb #ee962cb3
 _ALIASES = {"INT": "INTEGER", "LONG": "BIGINT", "TEXT": "VARCHAR", "STRING": "VARCHAR", "BOOL": "BOOLEAN", "REAL": "FLOAT", "DATETIME": "TIMESTAMP", "TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE"}
 
 
@@ -140,6 +140,8 @@ class Types:
 
     def effect(self, columns: Columns, learned: Learned) -> Effect:
         """The value in its new type."""
+        if not isinstance(self.types, Mapping):
+            raise BadRecipe(self, f"`types` is {self.types!r}.", "Give a mapping, such as `{'age': 'INTEGER'}`; nothing was changed.")
         _choose(self, "failing", self.failing, "null", "fail")
         named = {name: _type_name(self, self.types[name]) for name in concerned(self, tuple(self.types), columns)}
         cast = "CAST" if self.failing == "fail" else "TRY_CAST"
@@ -293,7 +295,7 @@ class Outliers(_Listed):
 def _outside(name: str, low: str | None, high: str | None) -> str:
     return f"{identifier(name)} < {literal(low, 'DOUBLE')} OR {identifier(name)} > {literal(high, 'DOUBLE')}"
 
-# %% ../../nbs/library/data/27_rules.ipynb #9de46bdb
+# %% ../../nbs/library/data/27_rules.ipynb #f614107e
 @dataclass(frozen=True)
 class Categories(_Listed):
     """Categories under one name each, the rare and the unseen ones together."""
@@ -306,6 +308,8 @@ class Categories(_Listed):
 
     def learn(self, columns: Columns) -> dict[str, str]:
         """The categories that are frequent enough."""
+        if not 0 <= self.at_least <= 1:
+            raise BadRecipe(self, f"`at_least` is {self.at_least:g}, and it is a share: from 0 to 1.")
         if self.keep:
             return {}
         counted = "(SELECT v, count(*) AS n FROM (SELECT {value} AS v FROM rows) WHERE v IS NOT NULL GROUP BY v)"
