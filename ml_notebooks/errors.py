@@ -6,16 +6,16 @@
 __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'SettingsError', 'NoWorkspace', 'WorkspaceExists',
            'MissingExtra', 'UnknownTable', 'InvalidTableName', 'UnknownSnapshot', 'BadQuery', 'BadData',
            'ReadOnlyWarehouse', 'WarehouseLocked', 'NewerWarehouse', 'WarehouseUnavailable', 'BadExtension', 'DiskFull',
-           'MissingKey', 'UncoveredPersonalData', 'UnknownSubject', 'NotErased', 'AuditNotWritten', 'BrokenAudit',
-           'SealedWarehouse', 'BadSource', 'SourceUnavailable', 'UnknownSource', 'MissingCredential', 'BadIngest',
-           'TooManyRejects', 'RowsLost', 'SchemaChanged', 'ContractBroken', 'EmptySample', 'BadSample', 'OneClass',
-           'NaiveTime', 'NotExplainable', 'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UnusableKey',
-           'UntrustedModel', 'UnknownCheck', 'UnknownContract', 'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime',
-           'NotAKey', 'UnknownColumn', 'BadRecipe', 'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook',
-           'BadParametersCell', 'NoParametersCell', 'UnknownParameter', 'BadParameter', 'NotRecordable', 'GateFailed',
-           'UndeclaredWrite', 'StepFailed', 'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy',
-           'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy',
-           'BadRange', 'BackfillFailed']
+           'MissingKey', 'UncoveredPersonalData', 'UnknownSubject', 'BadSubject', 'NotErased', 'AuditNotWritten',
+           'BrokenAudit', 'SealedWarehouse', 'BadSource', 'SourceUnavailable', 'UnknownSource', 'MissingCredential',
+           'BadIngest', 'TooManyRejects', 'RowsLost', 'SchemaChanged', 'ContractBroken', 'EmptySample', 'BadSample',
+           'OneClass', 'NaiveTime', 'NotExplainable', 'OverlappingPeriods', 'WrongExplanation', 'UnknownModel',
+           'UnusableKey', 'UntrustedModel', 'UnknownCheck', 'UnknownContract', 'BadContract', 'BadDraft',
+           'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn', 'BadRecipe', 'UnknownPipeline', 'BadPipeline',
+           'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
+           'BadParameter', 'NotRecordable', 'GateFailed', 'UndeclaredWrite', 'StepFailed', 'KernelDied', 'UnknownStep',
+           'NothingToResume', 'PipelineBusy', 'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken',
+           'NothingScheduled', 'SchedulerBusy', 'BadRange', 'BackfillFailed']
 
 # %% ../nbs/library/01_errors.ipynb #8e73d46d
 import re
@@ -238,7 +238,7 @@ class DiskFull(MLNotebooksError, OSError):
             "Free some space and run it again; what was published before stands.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #18107e6b
+# %% ../nbs/library/01_errors.ipynb #527c8ebe
 class MissingKey(MLNotebooksError, PermissionError):
     """Something needs a key that is not set."""
 
@@ -266,6 +266,13 @@ class UnknownSubject(MLNotebooksError, KeyError):
 
     def __init__(self, key: str, known: Iterable[str]):
         super().__init__(f"No table has a column `{key}`.", did_you_mean(key, known), "Name the column that people are known by, for example `customer_id`.")
+
+
+class BadSubject(MLNotebooksError, ValueError):
+    """What is given for a person stands for nobody."""
+
+    def __init__(self, key: str, value: object):
+        super().__init__(f"{value!r} stands for nobody.", f"It is the {type(value).__name__} that was given for `{key}`.", "Give a number or a text that stands in that column; nothing was done.")
 
 
 class NotErased(MLNotebooksError, RuntimeError):
