@@ -5,12 +5,14 @@ import csv
 import gzip
 import json
 import lzma
+import multiprocessing
 import random
 import re
+import resource
 import sqlite3
 import threading
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import fields
 from datetime import date, datetime
@@ -83,6 +85,7 @@ def write(folder, data, name="rows.csv"):
         ("rows.json", b"", {}, BadSource, "It is empty"),
         ("rows.csv", b"id,name,ID\n1,a,2\n", {}, BadSource, "several columns called `id`"),
         ("rows.csv", b"id,,name\n1,2,3\n", {}, BadSource, "Column 2 has no name"),
+        ("rows.csv", b'id,"name\n1,a\n2,b\n', {}, BadSource, "first line is no row of names.*look for a quote in it that is not closed"),
         ("rows.csv", b"id,name\n1,a\n2\n", {}, TooManyRejects, "line 3, `name`: Expected Number of Columns: 2 Found: 1"),
         ("rows.csv", b"id,name\n1,a\nx,b\n", {}, TooManyRejects, "line 3, `id`.*`?x"),
         ("rows.csv", b'id,name\n1,"a"b\n2,c\n', {}, TooManyRejects, "line 2, `name`: Value with unterminated quote"),
@@ -965,6 +968,47 @@ def test_a_mutated_file_is_an_error_or_rejects_and_never_a_loss(take, tmp_path, 
             said = said_in_json(path, columns, refused)
             assert [pair for pair in zip(found, said, strict=True) if not all(map(same, *pair))] == [], number
     assert whole or kind == "csv.gz"
+
+
+LONG = [
+    ("value.csv", b"id,name\n1,", b"\n2,b\n", "2 read, 1 inserted; [(2, 1000)]"),
+    ("value.csv.gz", b"id,name\n1,", b"\n2,b\n", "2 read, 1 inserted; [(2, 1000)]"),
+    ("header.csv", b"id,", b"\n1,2\n", "Its first line is longer than 2,000,000 bytes"),
+    ("quoted.csv", b'id,name\n1,"', b'"\n2,b\n', "2 read, 1 inserted; [(2, 1000)]"),
+    ("value.json", b'{"id": 1, "name": "', b'"}\n{"id": 2}\n', "2 read, 1 inserted; [(1, 1000)]"),
+    ("list.json", b'[{"id": 1, "name": "', b'"}]', "read whole or not at all"),
+]
+
+
+def readings_of_long_lines(folder, xs):
+    """What comes of files with that many x in one line, and the megabytes of memory that they took, in a process of its own."""
+    found = []
+    with open_warehouse(find_workspace(folder)) as wh:
+        wh._connection.execute("SET memory_limit = '300MB'")
+        ingest(wh, "raw.sound", write(folder, b"id,name\n0,z\n", "sound.csv"))
+        base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for name, line, end, _ in LONG:
+            with (gzip.open(folder / name, "wb", 1) if name.endswith("gz") else open(folder / name, "wb")) as out:
+                out.write(line)
+                out.writelines(b"x" * 1_000_000 for _ in range(xs // 1_000_000))
+                out.write(end)
+            try:
+                done = ingest(wh, "raw.line", folder / name, max_rejects=1, on_change="widen")
+                lines = wh.sql("SELECT line, length(text) FROM raw.line__rejects").fetchall()
+                found.append(f"{done.read} read, {done.inserted} inserted; {lines}")
+            except MLNotebooksError as error:
+                found.append(str(error))
+            (folder / name).unlink()
+    return found, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1000
+
+
+@soak
+def test_a_line_of_a_gigabyte_is_refused_and_not_held(tmp_path):
+    make_workspace(tmp_path)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as pool:
+        found, taken = pool.submit(readings_of_long_lines, tmp_path, 1_000_000_000 if SOAK else 40_000_000).result()
+    assert [told for (*_, said), told in zip(LONG, found, strict=True) if said not in told or len(told) > 1000] == []
+    assert taken < 600, "megabytes"
 
 
 def test_progress_is_shown_to_who_waits(capsys, monkeypatch):

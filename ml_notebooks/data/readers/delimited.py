@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['header', 'Dialect', 'sniff', 'chosen_types', 'declared_types', 'plausible', 'with_partitions', 'read']
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #e40970c0
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #d9bc0071
 import csv
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from ..intake import TEXT, WHOLE, Intake, common_type, forget, is_kept, reject, 
 from ..sources import Loading, LocalFile
 from ...errors import BadSource, RowsLost
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #d8de055b
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #b8eb1c07
 _DELIMITERS = ",\t;|"
 _VALUE = re.compile(r"[+-]?\d+([.,]\d+)?|\d{4}-\d\d-\d\d([ T][\d:.]+)?")
 
@@ -41,8 +40,7 @@ def header(file: LocalFile) -> tuple[str, list[str]]:  # the delimiter and the c
     text = line.decode("utf-8", errors="replace")
     outside = Counter(re.sub(r'"[^"]*"', "", text))
     delimiter = file.how.delimiter or max(_DELIMITERS, key=lambda one: outside[one])
-    with file.path.open(encoding="utf-8", errors="replace", newline="") as lines:
-        names = next(csv.reader(lines, delimiter=delimiter)) or [""]
+    names = _first_row(file, delimiter)
     twice = [name for name, times in Counter(name.strip().lower() for name in names).items() if times > 1 and name]
     if twice:
         raise BadSource(file.name, f"It has several columns called {', '.join(f'`{name}`' for name in twice)}.", "Nothing was written: give each column a name of its own.")
@@ -52,6 +50,15 @@ def header(file: LocalFile) -> tuple[str, list[str]]:  # the delimiter and the c
     if all(_VALUE.fullmatch(name.strip()) for name in names):
         raise BadSource(file.name, f"Its first line holds values, not names: {', '.join(names)[:80]}.", "Nothing was written: put a line with the columns' names first.")
     return delimiter, names
+
+
+def _first_row(file: LocalFile, delimiter: str) -> list[str]:
+    csv.field_size_limit(LINE)
+    with file.path.open(encoding="utf-8", errors="replace", newline="") as lines:
+        try:
+            return next(csv.reader(lines, delimiter=delimiter, strict=True)) or [""]
+        except csv.Error as error:
+            raise BadSource(file.name, f"Its first line is no row of names: {error}.", "Nothing was written: look for a quote in it that is not closed.") from error
 
 # %% ../../../nbs/library/data/readers/01_delimited.ipynb #ac9c423a
 @dataclass(frozen=True)
@@ -169,7 +176,7 @@ def with_partitions(rows: str, file: LocalFile, names: list[str]) -> str:
     added = ", ".join(f"{quote(value)}{'::BIGINT' if re.fullmatch('0|[1-9][0-9]{0,17}', value) else ''} AS {identifier(name)}" for name, value in file.partitions)
     return f"SELECT *{f' EXCLUDE ({hidden})' if hidden else ''}, {added} FROM ({rows})"
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #3fa10991
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #352aac20
 def _load(intake: Intake, file: LocalFile, dialect: Dialect) -> int:  # rows rejected; their lines are in `refused_lines`
     for name in ("refused_lines", "refused_scans"):
         intake.execute(f"DROP TABLE IF EXISTS temp.{name}")
@@ -184,6 +191,16 @@ def _note(intake: Intake, file: LocalFile, rejected: int) -> None:
     lines += " QUALIFY error_type <> 'CAST' OR NOT bool_or(error_type <> 'CAST') OVER (PARTITION BY line_byte_position)"
     if rejected:
         intake.execute(f"INSERT INTO {intake.rejects} {lines}")
+        _fill(intake, file)
+
+
+def _fill(intake: Intake, file: LocalFile) -> None:
+    """Note the text of very long lines, too, which DuckDB leaves out."""
+    bare = {line for (line,) in intake.execute(f"SELECT line FROM {intake.rejects} WHERE file = ? AND coalesce(text, '') = ''", [file.name])}
+    for number, line, _ in bounded_lines(file.path) if bare else ():
+        if number in bare:
+            text = line[: 4 * TEXT].decode("utf-8", errors="replace")[:TEXT].rstrip("\r\n")
+            intake.execute(f"UPDATE {intake.rejects} SET text = ? WHERE file = ? AND line = ?", [text, file.name, number])
 
 # %% ../../../nbs/library/data/readers/01_delimited.ipynb #f7c0d346
 def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
@@ -283,7 +300,7 @@ def _surprised(intake: Intake, declared: dict[str, str]) -> bool:
     cast = intake.execute("SELECT DISTINCT lower(column_name) FROM temp.refused_lines WHERE error_type = 'CAST'")
     return any(name not in declared and name not in intake.known for (name,) in cast)
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #8dab804f
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #cfab0eab
 _IMPLAUSIBLE = re.compile(r"\s*([+-]?0*[1-9]\d{4,}-|[+-]?inf|0{4}-|.*\(BC\))", re.IGNORECASE)
 
 
@@ -293,7 +310,7 @@ def _account(intake: Intake, file: LocalFile, dialect: Dialect) -> int:  # rows 
     too_long: list[tuple[int, str]] = []
     found: list[tuple[str, int | None, str | None, str, str]] = []
     rows = csv.reader(_texts(file.path, too_long), delimiter=dialect.delimiter)
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(16 * LINE)  # of a quote that is never closed, too
     count = -1  # the header
     for row in _rows(rows, file):
         count += bool(row) or len(dialect.types) == 1
