@@ -1192,6 +1192,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'ml_notebooks/data/readers/delimited.py'),
                                                      'ml_notebooks.data.readers.delimited._note': ( 'library/data/readers/delimited.html#_note',
                                                                                                     'ml_notebooks/data/readers/delimited.py'),
+                                                     'ml_notebooks.data.readers.delimited._number': ( 'library/data/readers/delimited.html#_number',
+                                                                                                      'ml_notebooks/data/readers/delimited.py'),
                                                      'ml_notebooks.data.readers.delimited._options': ( 'library/data/readers/delimited.html#_options',
                                                                                                        'ml_notebooks/data/readers/delimited.py'),
                                                      'ml_notebooks.data.readers.delimited._read_as': ( 'library/data/readers/delimited.html#_read_as',

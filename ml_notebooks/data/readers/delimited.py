@@ -176,7 +176,7 @@ def with_partitions(rows: str, file: LocalFile, names: list[str]) -> str:
     added = ", ".join(f"{quote(value)}{'::BIGINT' if re.fullmatch('0|[1-9][0-9]{0,17}', value) else ''} AS {identifier(name)}" for name, value in file.partitions)
     return f"SELECT *{f' EXCLUDE ({hidden})' if hidden else ''}, {added} FROM ({rows})"
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #352aac20
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #cbf98161
 def _load(intake: Intake, file: LocalFile, dialect: Dialect) -> int:  # rows rejected; their lines are in `refused_lines`
     for name in ("refused_lines", "refused_scans"):
         intake.execute(f"DROP TABLE IF EXISTS temp.{name}")
@@ -186,23 +186,53 @@ def _load(intake: Intake, file: LocalFile, dialect: Dialect) -> int:  # rows rej
     return int(intake.execute("SELECT count(DISTINCT line_byte_position) FROM temp.refused_lines")[0][0])
 
 
-def _note(intake: Intake, file: LocalFile, rejected: int) -> None:
-    lines = f"SELECT {quote(file.name)}, line, column_name, left(ltrim(csv_line, chr(10)), {TEXT}), split_part(error_message, chr(10), 1) FROM temp.refused_lines"
+def _note(intake: Intake, file: LocalFile, rejected: int) -> int:  # lines that an open quote swallowed
+    if not rejected:
+        return 0
+    _number(intake, file)
+    name, text = quote(file.name), "ltrim(csv_line, chr(10))"
+    lines = f"SELECT {name}, number, column_name, left({text}, {TEXT}), split_part(error_message, chr(10), 1) FROM temp.refused_lines JOIN refused_places USING (line_byte_position)"
     lines += " QUALIFY error_type <> 'CAST' OR NOT bool_or(error_type <> 'CAST') OVER (PARTITION BY line_byte_position)"
-    if rejected:
-        intake.execute(f"INSERT INTO {intake.rejects} {lines}")
-        _fill(intake, file)
+    intake.execute(f"INSERT INTO {intake.rejects} {lines}")
+    open_quotes = f"SELECT DISTINCT number, string_split({text}, chr(10)) AS parts FROM temp.refused_lines JOIN refused_places USING (line_byte_position) WHERE error_type = 'UNQUOTED VALUE'"
+    inside = f"SELECT number, unnest(range(1, len(parts))) AS further, parts FROM ({open_quotes})"
+    why = "'It stands in the quotes that line ' || number || ' opens and does not close.'"
+    swallowed = f"SELECT {name}, number + further, NULL, '', {why} FROM ({inside}) WHERE trim(parts[further + 1], chr(13)) <> ''"
+    count = int(intake.execute(f"INSERT INTO {intake.rejects} {swallowed}")[0][0])
+    intake.wh._connection.unregister("refused_places")
+    _fill(intake, file)
+    return count
+
+
+def _number(intake: Intake, file: LocalFile) -> None:
+    """Register the lines of a file on which refused rows begin, by their places in it: DuckDB's own numbers leave out the lines inside quotes, and blank ones."""
+    import pyarrow as pa
+
+    places = [place for (place,) in intake.execute("SELECT DISTINCT line_byte_position FROM temp.refused_lines ORDER BY 1")]
+    numbers, number, here = [], 1, 0
+    with file.path.open("rb") as stream:
+        for place in places:
+            while here < place and (block := stream.read(min(place - here, LINE))):
+                number, here = number + block.count(b"\n"), here + len(block)
+            numbers.append(number)
+    found = pa.table({"line_byte_position": pa.array(places, pa.uint64()), "number": pa.array(numbers, pa.int64())})
+    intake.wh._connection.register("refused_places", found)
 
 
 def _fill(intake: Intake, file: LocalFile) -> None:
-    """Note the text of very long lines, too, which DuckDB leaves out."""
-    bare = {line for (line,) in intake.execute(f"SELECT line FROM {intake.rejects} WHERE file = ? AND coalesce(text, '') = ''", [file.name])}
-    for number, line, _ in bounded_lines(file.path) if bare else ():
-        if number in bare:
-            text = line[: 4 * TEXT].decode("utf-8", errors="replace")[:TEXT].rstrip("\r\n")
-            intake.execute(f"UPDATE {intake.rejects} SET text = ? WHERE file = ? AND line = ?", [text, file.name, number])
+    """Note the text of lines that DuckDB leaves out."""
+    import pyarrow as pa
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #f7c0d346
+    bare = {line for (line,) in intake.execute(f"SELECT line FROM {intake.rejects} WHERE file = ? AND coalesce(text, '') = ''", [file.name])}
+    if not bare:
+        return
+    lines = ((number, line) for number, line, _ in bounded_lines(file.path) if number in bare)
+    texts = [(number, line[: 4 * TEXT].decode("utf-8", errors="replace")[:TEXT].rstrip("\r\n")) for number, line in lines]
+    intake.wh._connection.register("refused_texts", pa.table({"number": [number for number, _ in texts], "whole": [text for _, text in texts]}))
+    intake.execute(f"UPDATE {intake.rejects} SET text = whole FROM refused_texts WHERE file = ? AND line = number AND coalesce(text, '') = ''", [file.name])
+    intake.wh._connection.unregister("refused_texts")
+
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #e8cd855c
 def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
     """Take in the rows of a delimited file. Raises `BadSource` and `RowsLost`."""
     before, rejected_before = intake.written, intake.rejected
@@ -220,10 +250,10 @@ def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
         rejected = _read_as(intake, file, dialect, declared)
     loading.counter.rows, loading.counter.ahead = intake.written, 0
     _check_kept(intake, file, dialect, declared)
-    _note(intake, file, rejected)
+    rejected += (swallowed := _note(intake, file, rejected))
     read = lines - 1
     if read != intake.written - before + rejected:
-        read = _account(intake, file, dialect)
+        read = _account(intake, file, dialect) + swallowed
     if read != intake.written - before + intake.rejected - rejected_before:
         raise RowsLost(file.name, read, intake.written - before, intake.rejected - rejected_before)
     intake.read += read
