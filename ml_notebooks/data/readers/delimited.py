@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['header', 'Dialect', 'sniff', 'chosen_types', 'declared_types', 'plausible', 'with_partitions', 'read']
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #3660f99e
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #b72320b6
 import csv
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from ..intake import TEXT, WHOLE, Intake, common_type, forget, is_kept, reject, 
 from ..sources import Loading, LocalFile
 from ...errors import BadSource, RowsLost
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #d8de055b
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #b8eb1c07
 _DELIMITERS = ",\t;|"
 _VALUE = re.compile(r"[+-]?\d+([.,]\d+)?|\d{4}-\d\d-\d\d([ T][\d:.]+)?")
 
@@ -41,8 +40,7 @@ def header(file: LocalFile) -> tuple[str, list[str]]:  # the delimiter and the c
     text = line.decode("utf-8", errors="replace")
     outside = Counter(re.sub(r'"[^"]*"', "", text))
     delimiter = file.how.delimiter or max(_DELIMITERS, key=lambda one: outside[one])
-    with file.path.open(encoding="utf-8", errors="replace", newline="") as lines:
-        names = next(csv.reader(lines, delimiter=delimiter)) or [""]
+    names = _first_row(file, delimiter)
     twice = [name for name, times in Counter(name.strip().lower() for name in names).items() if times > 1 and name]
     if twice:
         raise BadSource(file.name, f"It has several columns called {', '.join(f'`{name}`' for name in twice)}.", "Nothing was written: give each column a name of its own.")
@@ -52,6 +50,15 @@ def header(file: LocalFile) -> tuple[str, list[str]]:  # the delimiter and the c
     if all(_VALUE.fullmatch(name.strip()) for name in names):
         raise BadSource(file.name, f"Its first line holds values, not names: {', '.join(names)[:80]}.", "Nothing was written: put a line with the columns' names first.")
     return delimiter, names
+
+
+def _first_row(file: LocalFile, delimiter: str) -> list[str]:
+    csv.field_size_limit(LINE)
+    with file.path.open(encoding="utf-8", errors="replace", newline="") as lines:
+        try:
+            return next(csv.reader(lines, delimiter=delimiter, strict=True)) or [""]
+        except csv.Error as error:
+            raise BadSource(file.name, f"Its first line is no row of names: {error}.", "Nothing was written: look for a quote in it that is not closed.") from error
 
 # %% ../../../nbs/library/data/readers/01_delimited.ipynb #ac9c423a
 @dataclass(frozen=True)
@@ -198,7 +205,7 @@ def _was_changed(intake: Intake) -> bool:
     intake.execute(f"ALTER TABLE {intake.rows} DROP COLUMN {_DOUBT}")
     return bool(found)
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #c24ad09d
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #35fcb33f
 def _load(intake: Intake, file: LocalFile, dialect: Dialect, doubted: Collection[str] = ()) -> int:  # rows rejected; their lines are in `refused_lines`
     for name in ("refused_lines", "refused_scans"):
         intake.execute(f"DROP TABLE IF EXISTS temp.{name}")
@@ -210,13 +217,53 @@ def _load(intake: Intake, file: LocalFile, dialect: Dialect, doubted: Collection
     return int(intake.execute("SELECT count(DISTINCT line_byte_position) FROM temp.refused_lines")[0][0])
 
 
-def _note(intake: Intake, file: LocalFile, rejected: int) -> None:
-    lines = f"SELECT {quote(file.name)}, line, column_name, left(ltrim(csv_line, chr(10)), {TEXT}), split_part(error_message, chr(10), 1) FROM temp.refused_lines"
+def _note(intake: Intake, file: LocalFile, rejected: int) -> int:  # lines that an open quote swallowed
+    if not rejected:
+        return 0
+    _number(intake, file)
+    name, text = quote(file.name), "ltrim(csv_line, chr(10))"
+    lines = f"SELECT {name}, number, column_name, left({text}, {TEXT}), split_part(error_message, chr(10), 1) FROM temp.refused_lines JOIN refused_places USING (line_byte_position)"
     lines += " QUALIFY error_type <> 'CAST' OR NOT bool_or(error_type <> 'CAST') OVER (PARTITION BY line_byte_position)"
-    if rejected:
-        intake.execute(f"INSERT INTO {intake.rejects} {lines}")
+    intake.execute(f"INSERT INTO {intake.rejects} {lines}")
+    open_quotes = f"SELECT DISTINCT number, string_split({text}, chr(10)) AS parts FROM temp.refused_lines JOIN refused_places USING (line_byte_position) WHERE error_type = 'UNQUOTED VALUE'"
+    inside = f"SELECT number, unnest(range(1, len(parts))) AS further, parts FROM ({open_quotes})"
+    why = "'It stands in the quotes that line ' || number || ' opens and does not close.'"
+    swallowed = f"SELECT {name}, number + further, NULL, '', {why} FROM ({inside}) WHERE trim(parts[further + 1], chr(13)) <> ''"
+    count = int(intake.execute(f"INSERT INTO {intake.rejects} {swallowed}")[0][0])
+    intake.wh._connection.unregister("refused_places")
+    _fill(intake, file)
+    return count
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #a1908643
+
+def _number(intake: Intake, file: LocalFile) -> None:
+    """Register the lines of a file on which refused rows begin, by their places in it: DuckDB's own numbers leave out the lines inside quotes, and blank ones."""
+    import pyarrow as pa
+
+    places = [place for (place,) in intake.execute("SELECT DISTINCT line_byte_position FROM temp.refused_lines ORDER BY 1")]
+    numbers, number, here = [], 1, 0
+    with file.path.open("rb") as stream:
+        for place in places:
+            while here < place and (block := stream.read(min(place - here, LINE))):
+                number, here = number + block.count(b"\n"), here + len(block)
+            numbers.append(number)
+    found = pa.table({"line_byte_position": pa.array(places, pa.uint64()), "number": pa.array(numbers, pa.int64())})
+    intake.wh._connection.register("refused_places", found)
+
+
+def _fill(intake: Intake, file: LocalFile) -> None:
+    """Note the text of lines that DuckDB leaves out."""
+    import pyarrow as pa
+
+    bare = {line for (line,) in intake.execute(f"SELECT line FROM {intake.rejects} WHERE file = ? AND coalesce(text, '') = ''", [file.name])}
+    if not bare:
+        return
+    lines = ((number, line) for number, line, _ in bounded_lines(file.path) if number in bare)
+    texts = [(number, line[: 4 * TEXT].decode("utf-8", errors="replace")[:TEXT].rstrip("\r\n")) for number, line in lines]
+    intake.wh._connection.register("refused_texts", pa.table({"number": [number for number, _ in texts], "whole": [text for _, text in texts]}))
+    intake.execute(f"UPDATE {intake.rejects} SET text = whole FROM refused_texts WHERE file = ? AND line = number AND coalesce(text, '') = ''", [file.name])
+    intake.wh._connection.unregister("refused_texts")
+
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #a1d15c9a
 def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
     """Take in the rows of a delimited file. Raises `BadSource` and `RowsLost`."""
     before, rejected_before = intake.written, intake.rejected
@@ -235,10 +282,10 @@ def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
         rejected = _read_as(intake, file, dialect, declared)
     loading.counter.rows, loading.counter.ahead = intake.written, 0
     _check_kept(intake, file, dialect, declared)
-    _note(intake, file, rejected)
+    rejected += (swallowed := _note(intake, file, rejected))
     read = lines - 1
     if read != intake.written - before + rejected:
-        read = _account(intake, file, dialect)
+        read = _account(intake, file, dialect) + swallowed
     if read != intake.written - before + intake.rejected - rejected_before:
         raise RowsLost(file.name, read, intake.written - before, intake.rejected - rejected_before)
     intake.read += read
@@ -315,7 +362,7 @@ def _surprised(intake: Intake, declared: dict[str, str]) -> bool:
     cast = intake.execute("SELECT DISTINCT lower(column_name) FROM temp.refused_lines WHERE error_type = 'CAST'")
     return any(name not in declared and name not in intake.known for (name,) in cast)
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #8dab804f
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #cfab0eab
 _IMPLAUSIBLE = re.compile(r"\s*([+-]?0*[1-9]\d{4,}-|[+-]?inf|0{4}-|.*\(BC\))", re.IGNORECASE)
 
 
@@ -325,7 +372,7 @@ def _account(intake: Intake, file: LocalFile, dialect: Dialect) -> int:  # rows 
     too_long: list[tuple[int, str]] = []
     found: list[tuple[str, int | None, str | None, str, str]] = []
     rows = csv.reader(_texts(file.path, too_long), delimiter=dialect.delimiter)
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(16 * LINE)  # of a quote that is never closed, too
     count = -1  # the header
     for row in _rows(rows, file):
         count += bool(row) or len(dialect.types) == 1
