@@ -96,7 +96,7 @@ class KernelSettings(Section):
 
     preload: str = Field(
         "pandas,pyarrow,duckdb,sklearn.ensemble,sklearn.pipeline,scipy.stats,mlflow,mlflow.sklearn,skops.io,shap,matplotlib.pyplot,"
-        "pydantic_settings,structlog,filelock,yaml,ipywidgets,plotly.graph_objects",
+        "pydantic_settings,structlog,filelock,yaml,nbformat,ipywidgets,plotly.graph_objects,plotly.io,plotly.basewidget",
         description="modules to import ahead, separated by commas; those that are not installed are left out",
     )
     idle: PositiveInt = Field(1800, description="seconds without a kernel after which such a process ends itself")
