@@ -66,7 +66,7 @@ class StepResult:
         """Whether what it writes is there."""
         return self.status in ("succeeded", "cached")
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #42334f0c
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #1ed769e5
 @dataclass(frozen=True)
 class Run:
     """How a run of a pipeline went."""
@@ -80,6 +80,7 @@ class Run:
     steps: tuple[StepResult, ...] = ()
     error: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)  # as they were given
+    choice: Mapping[str, Any] = field(default_factory=dict)  # of steps, as `Choice.to_json` gives it; empty for all
     resumes: str = ""  # the run that this one continues
     packages: Mapping[str, str] = field(default_factory=dict)  # installed -> version
     git: str = ""  # the commit of the repository that the workspace lies in
@@ -130,10 +131,10 @@ def git_state(workspace: Workspace) -> tuple[str, bool | None]:
     except (OSError, subprocess.SubprocessError):
         return "", None
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #c2aa469d
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #b3e7c6cd
 _RUNS = """
 run VARCHAR, pipeline VARCHAR, status VARCHAR, started TIMESTAMPTZ, seconds DOUBLE, parameters VARCHAR, records VARCHAR, report VARCHAR,
-error VARCHAR, resumes VARCHAR, git VARCHAR, git_dirty BOOLEAN, packages VARCHAR, python VARCHAR, version VARCHAR, who VARCHAR,
+error VARCHAR, choice VARCHAR, resumes VARCHAR, git VARCHAR, git_dirty BOOLEAN, packages VARCHAR, python VARCHAR, version VARCHAR, who VARCHAR,
 host VARCHAR, pid BIGINT, pid_started DOUBLE
 """
 _STEPS = """
@@ -224,7 +225,7 @@ def _is_alive(host: str, pid: int, started: float) -> bool:
     except psutil.Error:
         return False
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #16d93d06
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #172943db
 _ALL = "* REPLACE (epoch_us(started) AS started)"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -256,7 +257,7 @@ def _public(row: dict[str, Any]) -> dict[str, Any]:
     if not alive:
         row |= {"status": "failed", "error": "Its process ended without a word: killed, or the machine went down."}
     public = {key: value for key, value in row.items() if key not in ("host", "pid", "pid_started")}
-    return public | {part: json.loads(row.get(part) or "{}") for part in ("records", "parameters")}
+    return public | {part: json.loads(row.get(part) or "{}") for part in ("records", "parameters", "choice")}
 
 # %% ../../nbs/library/pipelines/07_ledger.ipynb #65ac7c4d
 _JSON = ("parameters", "records", "code", "inputs", "outputs", "rows", "unseen", "contracts")
@@ -269,7 +270,7 @@ def read_steps(wh: Warehouse, run: str) -> list[dict[str, Any]]:
     rows = _read(wh, f"SELECT {_ALL} FROM ops.steps WHERE run = {quote(run)} ORDER BY position")
     return [row | {part: json.loads(row[part]) for part in _JSON if row.get(part)} for row in rows]
 
-# %% ../../nbs/library/pipelines/07_ledger.ipynb #4e50411b
+# %% ../../nbs/library/pipelines/07_ledger.ipynb #59caa588
 def last_green(wh: Warehouse, run: Run) -> Run | None:
     """The last run of the same pipeline before this one that succeeded; None where there is none."""
     if "ops.runs" not in wh.names():
@@ -279,7 +280,7 @@ def last_green(wh: Warehouse, run: Run) -> Run | None:
     if not rows:
         return None
     facts: dict[str, Any] = {each.name: rows[0].get(each.name) for each in fields(Run) if each.name != "steps"}
-    facts |= {part: json.loads(facts[part] or "{}") for part in ("parameters", "packages")}
+    facts |= {part: json.loads(facts[part] or "{}") for part in ("parameters", "choice", "packages")}
     return Run(**facts, steps=tuple(last_done(wh, run.pipeline, rows[0]["run"]).values()))
 
 # %% ../../nbs/library/pipelines/07_ledger.ipynb #ae00daa9

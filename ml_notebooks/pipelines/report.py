@@ -198,7 +198,7 @@ def _changes(before: Run | None, run: Run, found: Sequence[Change]) -> str:
     )
     return f"<p>Since {link}:</p>" + _table(["", "step", "what", "before", "now", "by"], rows)
 
-# %% ../../nbs/library/pipelines/14_report.ipynb #889dbf64
+# %% ../../nbs/library/pipelines/14_report.ipynb #6cdf9c0c
 def _step_row(step: StepResult, pipeline: Pipeline) -> str:
     recorded = ", ".join(f"{name} {format_value(value)}" for name, value in step.records.items())
     by_name = {one.name: one for one in pipeline.steps}
@@ -218,11 +218,16 @@ def _step_row(step: StepResult, pipeline: Pipeline) -> str:
 
 def _about(run: Run) -> str:
     given = ", ".join(f"{_escape(name)} = {_escape(value)}" for name, value in run.parameters.items())
+    chosen = "".join(f", {_escape({'begin': 'from'}.get(name, name))} {_escape(_words(value))}" for name, value in run.choice.items())
     resumed = f', resumes <a href="../{run.resumes}/index.html">{run.resumes}</a>' if run.resumes else ""
     return (
         f'<p><span class="{run.status}">{run.status}</span>, started {run.started:%Y-%m-%d %H:%M} UTC, {run.seconds:.0f} s'
-        f"{resumed}{f', with {given}' if given else ''}</p>"
+        f"{chosen}{resumed}{f', with {given}' if given else ''}</p>"
     )
+
+
+def _words(value: object) -> str:
+    return "all" if value is True else " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 # %% ../../nbs/library/pipelines/14_report.ipynb #62f78fee
 def write_run_page(

@@ -79,7 +79,7 @@ class Silent:
     def run_finished(self, run: Run) -> None:
         """Say nothing."""
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #df98b7d1
+# %% ../../nbs/library/pipelines/17_run.ipynb #44546d07
 @dataclass(frozen=True)
 class Ready:
     """A pipeline that can be run: what was chosen of it, and why each step would run."""
@@ -89,6 +89,7 @@ class Ready:
     asked: frozenset[str]  # steps that run whatever stands
     plan: Mapping[str, list[str]]  # step -> why it would run; nothing where its last result stands
     parameters: Mapping[str, str]
+    choice: Choice = EVERYTHING  # as it was given; that of the run that is resumed
     resumes: str = ""  # the run that is resumed
 
 
@@ -103,17 +104,20 @@ def prepare(
     Raises what `load_pipeline`, `with_parameters`, `check_graph`, `chosen`, `resumable` and `check_reads` raise.
     """
     pipeline = load_pipeline(wh.workspace, name)
-    resumes, given = resumable(wh, name) if choice.resume else ("", parameters)
+    resumes, given, picked = resumable(wh, name) if choice.resume else ("", parameters, choice)
     if choice.resume and parameters:
         raise NothingToResume(name, f"Parameters were given, and a run is resumed with those that it had: {dict(given) or 'none'}.")
+    if choice.resume and choice.to_json():
+        raise NothingToResume(name, f"Steps were chosen, and a run is resumed with the choice that it had: {picked.to_json() or 'all'}.")
     pipeline = with_parameters(pipeline, dict(given))
     check_graph(pipeline)
-    pipeline, asked = chosen(pipeline, choice)
+    pipeline, asked = chosen(pipeline, picked)
     history = History(wh, name, resumes)
+    asked -= history.resumed.keys()
     pipeline = with_seen_reads(pipeline, history.last)
     now = history.versions(pipeline)
     check_reads(pipeline, [each for each, version in now.items() if version != "missing"])
-    return Ready(pipeline, history, asked, plan(pipeline, history, asked, now), given, resumes)
+    return Ready(pipeline, history, asked, plan(pipeline, history, asked, now), given, picked, resumes)
 
 # %% ../../nbs/library/pipelines/17_run.ipynb #162dc8cc
 @contextmanager
@@ -153,7 +157,7 @@ def _heard(signals: Iterable[int], do: Callable[[], object]) -> Iterator[None]:
 def _interrupt() -> NoReturn:
     raise KeyboardInterrupt
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #bf563557
+# %% ../../nbs/library/pipelines/17_run.ipynb #185c8601
 def _check_kernel(name: str) -> None:
     from jupyter_client.kernelspec import KernelSpecManager
 
@@ -185,9 +189,9 @@ def run_pipeline(
         ready = prepare(wh, name, parameters or {}, choice)
         if any(ready.plan.values()):
             _check_kernel(workspace.settings.run.kernel)
-        facts = {"parameters": ready.parameters, "resumes": ready.resumes, "packages": ready.history.installed}
+        asked = {"parameters": ready.parameters, "choice": ready.choice.to_json(), "resumes": ready.resumes}
         commit, dirty = git_state(workspace)
-        run = new_run(name, str(workspace.settings.workspace.reports), git=commit, git_dirty=dirty, **facts)
+        run = new_run(name, str(workspace.settings.workspace.reports), git=commit, git_dirty=dirty, packages=ready.history.installed, **asked)
         with bound_contextvars(pipeline=name, run=run.run):
             session = _Session(wh, ready, observer or Silent(), jobs or workspace.settings.run.jobs or _cores(), run)
             with _heard([signal.SIGINT, signal.SIGTERM], session.crew.interrupt):
