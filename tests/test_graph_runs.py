@@ -105,6 +105,10 @@ steps:
         (["{name: a, notebook: a.ipynb, parameters: {rows: 3}}"], ["line 3", "`rows`"]),
         (["{name: a, notebook: a.ipynb, gate: roc_auc}"], ["line 3", "`NAME >= NUMBER`"]),
         (["{name: a, notebook: a.ipynb, retries: many}"], ["line 3", "retries"]),
+        (["{name: a, notebook: a.ipynb, gate: 'n == [1, '}"], ["line 3", "`gate`", "neither true nor false"]),
+        (["{name: a, notebook: a.ipynb, writes: ['model:']}"], ["line 3", "`writes`", "`model:` names nothing"]),
+        (["{name: a, notebook: a.ipynb}", "{name: b, name: c, notebook: b.ipynb}"], ["line 4", "`name`", "stands above it already"]),
+        (["a"], ["line 3", "no mapping of names to values"]),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_runs(workspace, mlnb, steps, words):

@@ -63,7 +63,7 @@ def _following(pipeline: Pipeline, name: str) -> set[str]:
         found |= {step for step in stage if found.intersection(needs(pipeline)[step])}
     return found
 
-# %% ../../nbs/library/pipelines/09_plan.ipynb #83ecaacb
+# %% ../../nbs/library/pipelines/09_plan.ipynb #711ff807
 class History:
     """What is known of a pipeline's earlier runs, and what is installed now."""
 
@@ -103,7 +103,8 @@ class History:
 
 def _resumed_runs(wh: Warehouse, pipeline: str, run: str) -> list[str]:
     """A run that is resumed, after those that it resumed itself: killed early, it had not taken over all that they did."""
-    resumes, found = {each["run"]: each.get("resumes") for each in read_runs(wh, pipeline)} if run else {}, []
+    resumes = {each["run"]: each.get("resumes") for each in read_runs(wh, pipeline)} if run else {}
+    found: list[str] = []
     while run:
         found, run = [run, *found], resumes.get(run) or ""
     return found
