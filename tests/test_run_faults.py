@@ -16,7 +16,7 @@ import pytest
 from support.workspaces import small_disk
 
 from ml_notebooks.data.warehouse import open_warehouse
-from ml_notebooks.pipelines.ledger import read_runs
+from ml_notebooks.pipelines.ledger import read_runs, read_steps
 from ml_notebooks.workspace import find_workspace
 
 OPEN = "from ml_notebooks.data.warehouse import open_warehouse\nfrom ml_notebooks.pipelines.record import record\nwh = open_warehouse()"
@@ -254,10 +254,18 @@ def test_a_killed_runner_is_reported_as_failed_and_the_next_run_goes_on(small, m
     kernel.wait(30)
     run = assert_first_step_stands(small)
     assert "killed" in run["error"]
+    folder = small / run["report"]
+    assert not (folder / "index.html").exists() and list(folder.glob("*.lineage"))
     write_step(small, "second", "pass")
     assert mlnb("run", "small", cwd=small).returncode == 0
     runs = json.loads(mlnb("runs", "--json", cwd=small).stdout)
     assert [run["status"] for run in runs] == ["succeeded", "failed"]
+    page = (folder / "index.html").read_text()
+    assert "What went wrong" in page and "second.html#cell-2" in page and run["report"].partition("/")[2] in (small / "reports" / "index.html").read_text()
+    assert {file.name for file in folder.iterdir() if file.suffix != ".log"} == {f"{name}.{end}" for name in ("first", "second") for end in ("html", "ipynb")} | {"index.html"}
+    with open_warehouse(find_workspace(small), read_only=True) as wh:
+        assert wh.sql("SELECT status, pid FROM ops.runs ORDER BY run").fetchone() == ("failed", process.pid)
+        assert [(step["step"], step["status"], step["cell"]) for step in read_steps(wh, run["run"])] == [("first", "succeeded", 0), ("second", "failed", 2)]
 
 
 @pytest.fixture

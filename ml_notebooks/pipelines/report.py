@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STYLE', 'SHOWN', 'write_step_page', 'write_run_page', 'write_index']
 
-# %% ../../nbs/library/pipelines/14_report.ipynb #ac17f124
+# %% ../../nbs/library/pipelines/14_report.ipynb #8432d161
 import html
 import json
 import os
@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from html.entities import html5
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ details.code { margin: .5rem 0; } details.code summary { color: var(--soft); fon
 }
 """
 
-# %% ../../nbs/library/pipelines/14_report.ipynb #255d06c0
+# %% ../../nbs/library/pipelines/14_report.ipynb #db6061cf
 def _page(title: str, body: str) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -72,6 +73,22 @@ def _escape(text: object) -> str:
 def _table(titles: Sequence[str], rows: Iterable[str]) -> str:
     heads = "".join(f"<th>{title}</th>" for title in titles)
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _without(page: str, secrets: Iterable[str]) -> str:
+    """A page, secrets as stars, also those that only a browser would show: with `&#43;` for a plus."""
+    secrets = [secret for secret in secrets if secret]
+    page = redact(page, secrets)
+    shown = html.unescape(page)
+    for secret in (secret for secret in secrets if secret in shown):
+        page = re.sub("".join(map(_references, secret)), "***", page)
+    return page
+
+
+def _references(character: str) -> str:
+    """A pattern for what a browser shows as this character."""
+    named = sorted((f"&{name}" for name, meant in html5.items() if meant == character), key=len, reverse=True)
+    return f"(?:{'|'.join(map(re.escape, [character, *named]))}|&#0*{ord(character)};?|&#[xX]0*(?i:{ord(character):x});?)"
 
 
 def _write(path: Path, text: str) -> Path:
@@ -101,11 +118,12 @@ def _exporter() -> Any:  # made once: its templates take 50 ms to compile
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = exporter.exclude_anchor_links = True
     return exporter
 
-# %% ../../nbs/library/pipelines/14_report.ipynb #2b8e32c4
+# %% ../../nbs/library/pipelines/14_report.ipynb #94a59216
 def write_step_page(
     notebook: Any,  # the executed notebook
     path: Path,  # where the page goes
     title: str,
+    secrets: Iterable[str] = (),  # values that are not to be written
 ) -> None:
     """Write an executed notebook as a page."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -113,7 +131,7 @@ def write_step_page(
         cell.metadata.number = number
         cell.metadata.failed = any(output.output_type == "error" for output in cell.outputs)
     body, _ = _exporter().from_notebook_node(notebook)
-    _write(path, _page(title, f'<nav><a href="index.html">the run</a> · {_escape(title)}</nav>{body}'))
+    _write(path, _without(_page(title, f'<nav><a href="index.html">the run</a> · {_escape(title)}</nav>{body}'), secrets))
 
 # %% ../../nbs/library/pipelines/14_report.ipynb #4c6a0836
 def _failure(step: StepResult, folder: Path) -> str:
@@ -229,7 +247,7 @@ def _about(run: Run) -> str:
 def _words(value: object) -> str:
     return "all" if value is True else " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
-# %% ../../nbs/library/pipelines/14_report.ipynb #62f78fee
+# %% ../../nbs/library/pipelines/14_report.ipynb #b45165eb
 def write_run_page(
     run: Run,
     pipeline: Pipeline,
@@ -255,7 +273,7 @@ def write_run_page(
         <h2>Steps</h2>{_table(["step", "status", "seconds", "MiB", "recorded"], rows)}
         <footer>{_escape(about)}</footer>
     """
-    return _write(folder / "index.html", redact(_page(f"{run.pipeline} {run.run}", body), secrets))
+    return _write(folder / "index.html", _without(_page(f"{run.pipeline} {run.run}", body), secrets))
 
 
 def _state(step: StepResult) -> str:

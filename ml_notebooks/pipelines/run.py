@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Observer', 'Silent', 'Ready', 'prepare', 'run_pipeline']
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #cee14be1
+# %% ../../nbs/library/pipelines/17_run.ipynb #d54c115a
 import os
 import signal
 import threading
@@ -32,6 +32,7 @@ from ..logs import get_logger, redact
 from .cache import count_rows, take_over, undeclared_reads, unmade_writes
 from .crew import Crew, end_loop
 from .graph import Needs, check_graph, check_reads, needs
+from .killed import settle_killed
 from ml_notebooks.pipelines.ledger import (
     Run,
     StepResult,
@@ -157,7 +158,7 @@ def _heard(signals: Iterable[int], do: Callable[[], object]) -> Iterator[None]:
 def _interrupt() -> NoReturn:
     raise KeyboardInterrupt
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #185c8601
+# %% ../../nbs/library/pipelines/17_run.ipynb #117770ac
 def _check_kernel(name: str) -> None:
     from jupyter_client.kernelspec import KernelSpecManager
 
@@ -184,8 +185,9 @@ def run_pipeline(
     Raises before anything runs what `prepare` raises, `UnknownKernel` and `PipelineBusy`; later the error of the step that failed, once
     the run is written down. `KeyboardInterrupt` passes through in the same way.
     """
-    load_pipeline(workspace, name)
+    pipeline = load_pipeline(workspace, name)
     with _alone(workspace, name, patient), _heard([signal.SIGTERM], _interrupt), open_warehouse(workspace) as wh:
+        settle_killed(wh, pipeline)
         ready = prepare(wh, name, parameters or {}, choice)
         if any(ready.plan.values()):
             _check_kernel(workspace.settings.run.kernel)
