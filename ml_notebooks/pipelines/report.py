@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STYLE', 'SHOWN', 'write_step_page', 'write_run_page', 'write_index']
 
-# %% ../../nbs/library/pipelines/14_report.ipynb #8432d161
+# %% ../../nbs/library/pipelines/14_report.ipynb #ea3ca461
 import html
 import json
 import os
@@ -21,11 +21,12 @@ from ..logs import redact
 from .cache import undeclared_reads
 from .changes import Change, changes
 from .graph import graph_svg
+from .interactive import figure_script, place_figures
 from .ledger import Run, StepResult
 from .record import Record, collect, format_value
 from .spec import Pipeline
 
-# %% ../../nbs/library/pipelines/14_report.ipynb #b91539eb
+# %% ../../nbs/library/pipelines/14_report.ipynb #fef952ed
 STYLE = """
 :root { --ink: #1d2530; --soft: #5b6675; --line: #dde3ea; --wash: #f6f8fa; --good: #0b6e4f; --bad: #b3261e; --kept: #35618e; }
 * { box-sizing: border-box; }
@@ -38,7 +39,7 @@ th, td { padding: .3rem .8rem .3rem 0; text-align: left; border-bottom: 1px soli
 th { color: var(--soft); font-weight: 600; } td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 pre, code { font: .85rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
 pre { background: var(--wash); padding: .7rem .9rem; overflow-x: auto; border-radius: 6px; margin: .4rem 0; }
-img, svg { max-width: 100%; height: auto; }
+img, svg:not(.plotly-figure svg) { max-width: 100%; height: auto; }
 .figures { display: flex; flex-wrap: wrap; gap: .6rem; } .figures a { background: var(--wash); border-radius: 6px; padding: .5rem .9rem; color: inherit; text-decoration: none; }
 .figures a:hover { outline: 1px solid #0f5cab; }
 .figures b { display: block; font-size: 1.2rem; font-variant-numeric: tabular-nums; } .figures span { font-size: .8rem; color: var(--soft); } .figures i { font-style: normal; font-size: .8rem; color: var(--kept); }
@@ -57,12 +58,16 @@ details.code { margin: .5rem 0; } details.code summary { color: var(--soft); fon
 }
 """
 
-# %% ../../nbs/library/pipelines/14_report.ipynb #db6061cf
+# %% ../../nbs/library/pipelines/14_report.ipynb #56a8f86b
+_CONTENT = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; media-src data:; font-src data:"
+_END = "</body></html>"
+
+
 def _page(title: str, body: str) -> str:
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_CONTENT}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>{body}{_END}"
     )
 
 
@@ -118,7 +123,7 @@ def _exporter() -> Any:  # made once: its templates take 50 ms to compile
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = exporter.exclude_anchor_links = True
     return exporter
 
-# %% ../../nbs/library/pipelines/14_report.ipynb #94a59216
+# %% ../../nbs/library/pipelines/14_report.ipynb #f1c3157a
 def write_step_page(
     notebook: Any,  # the executed notebook
     path: Path,  # where the page goes
@@ -130,8 +135,10 @@ def write_step_page(
     for number, cell in enumerate(code, 1):
         cell.metadata.number = number
         cell.metadata.failed = any(output.output_type == "error" for output in cell.outputs)
+    figures = place_figures(notebook)
     body, _ = _exporter().from_notebook_node(notebook)
-    _write(path, _without(_page(title, f'<nav><a href="index.html">the run</a> · {_escape(title)}</nav>{body}'), secrets))
+    page = _without(_page(title, f'<nav><a href="index.html">the run</a> · {_escape(title)}</nav>{body}'), secrets)
+    _write(path, page.removesuffix(_END) + figure_script() + _END if figures else page)
 
 # %% ../../nbs/library/pipelines/14_report.ipynb #4c6a0836
 def _failure(step: StepResult, folder: Path) -> str:
