@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['settle_killed']
 
-# %% ../../nbs/library/pipelines/22_killed.ipynb #1ea05e9e
+# %% ../../nbs/library/pipelines/22_killed.ipynb #688aef21
 import json
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from ..data.warehouse import Warehouse
 from ..errors import MLNotebooksError
@@ -47,7 +46,7 @@ def _under_way(run: Run, step: Step, folder: Path) -> StepResult | None:
     began = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
     return StepResult(step.name, f"{run.report}/{step.output}", "failed", began, error="It was under way when its run was killed.", cell=cell)
 
-# %% ../../nbs/library/pipelines/22_killed.ipynb #95601dfd
+# %% ../../nbs/library/pipelines/22_killed.ipynb #9336daca
 def settle_killed(wh: Warehouse, pipeline: Pipeline) -> list[str]:  # the runs
     """Write down the killed runs of a pipeline; its lock is held. What cannot be written is said in the log, and left for the next time."""
     log, settled = get_logger("pipelines.killed"), []
@@ -66,7 +65,7 @@ def settle_killed(wh: Warehouse, pipeline: Pipeline) -> list[str]:  # the runs
 
 
 def _settle(wh: Warehouse, run: Run, pipeline: Pipeline) -> None:
-    from ml_notebooks.pipelines.report import write_run_page
+    from ml_notebooks.pipelines.report import write_page_beside, write_run_page
 
     folder, known = wh.workspace.path(run.report), {result.step for result in run.steps}
     steps = [step for step in pipeline.steps if step.name not in known]
@@ -76,7 +75,7 @@ def _settle(wh: Warehouse, run: Run, pipeline: Pipeline) -> None:
         _tidy(folder, {step.output for step in steps} - {Path(result.notebook).name for result in found})
         secrets = list(secret_values(wh.workspace.settings))
         for result in found:
-            _write_page(folder / Path(result.notebook).name, result.step, secrets)
+            write_page_beside(folder / Path(result.notebook).name, result.step, secrets)
         write_run_page(whole, pipeline, folder, last_green(wh, whole), secrets)
     write_run(wh, whole, noted=len(run.steps))
 
@@ -85,12 +84,3 @@ def _tidy(folder: Path, unused: set[str]) -> None:
     """Remove what was being told or written, and the notebooks of steps that never ran."""
     for file in [*folder.glob("*.lineage"), *folder.glob(".*.ipynb.*"), *folder.glob(".*.html.*"), *(folder / name for name in unused)]:
         file.unlink(missing_ok=True)
-
-
-def _write_page(path: Path, title: str, secrets: list[str]) -> None:
-    import nbformat
-
-    from ml_notebooks.pipelines.report import write_step_page
-
-    notebook: Any = nbformat.read(path, as_version=4)
-    write_step_page(notebook, path.with_suffix(".html"), title, secrets)

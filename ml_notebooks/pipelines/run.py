@@ -240,7 +240,19 @@ def _write_down(wh: Warehouse, run: Run, pipeline: Pipeline, problem: BaseExcept
                 raise
             get_logger("pipelines.run").warning("the failed run could not be written down", reason=str(error))
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #27b3b1fe
+# %% ../../nbs/library/pipelines/17_run.ipynb #1671fc80
+def _write_missing_page(workspace: Workspace, result: StepResult) -> None:
+    """Write the page of a step that was taken over, where somebody had deleted it: the run's page leads there."""
+    from ml_notebooks.pipelines.report import write_page_beside
+
+    notebook = workspace.path(result.notebook)
+    if not notebook.with_suffix(".html").is_file():
+        try:
+            write_page_beside(notebook, result.step, list(secret_values(workspace.settings)))
+        except (OSError, ValueError) as error:
+            get_logger("pipelines.run").warning("a step's page could not be written", step=result.step, reason=str(error))
+
+
 class _Session:
     """A run under way."""
 
@@ -333,6 +345,7 @@ class _Session:
         """Have the step's last result stand; returns the gate that it does not pass."""
         self.crew.leave(step)
         result, problem = take_over(self.workspace, self.run, step, self.ready.history.result(step)), None
+        _write_missing_page(self.workspace, result)
         try:
             check_gates(step, result.records)
         except GateFailed as error:
