@@ -159,7 +159,7 @@ def check_parameters(
             raise UnknownParameter(name, where, known)
     return {name: check_value(known[name], value, where) for name, value in given.items()}
 
-# %% ../../nbs/library/pipelines/01_parameters.ipynb #a6dda1e2
+# %% ../../nbs/library/pipelines/01_parameters.ipynb #60a2f28a
 def parse_value(parameter: Parameter, text: str, where: str) -> Any:
     """The value that `text` means for a parameter.
 
@@ -169,6 +169,6 @@ def parse_value(parameter: Parameter, text: str, where: str) -> Any:
         return text
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError):  # the latter of `2013-13-45` and of `!!bool perhaps`
         raise BadParameter(parameter.name, where, text, parameter.type_name) from None
     return check_value(parameter, value, where)

@@ -6,11 +6,11 @@
 __all__ = ['Gate', 'parse_gate', 'Step', 'Pipeline', 'pipeline_names', 'read_schedule', 'load_pipeline', 'with_parameters',
            'scheduled_parameters']
 
-# %% ../../nbs/library/pipelines/03_spec.ipynb #2274b1eb
+# %% ../../nbs/library/pipelines/03_spec.ipynb #816d84fd
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,7 +71,7 @@ class _PipelineText(BaseModel):
     parameters: dict[str, Any] = {}
     schedule: Annotated[_ScheduleText | None, BeforeValidator(lambda text: {"cron": text} if isinstance(text, str) else text)] = None
 
-# %% ../../nbs/library/pipelines/03_spec.ipynb #6be282d5
+# %% ../../nbs/library/pipelines/03_spec.ipynb #ac67ede0
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -119,7 +119,7 @@ def _plain(bound: str) -> Value:
     """The number, text or truth value that a text is in YAML. Raises `ValueError`."""
     try:
         value = yaml.safe_load(bound)
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError):
         value = [bound]
     if not isinstance(value, str | int | float | None):
         raise ValueError(f"`{bound}` is no number, no text and neither true nor false.")
@@ -165,7 +165,7 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"Pipeline({self.name}: {' → '.join(step.name for step in self.steps)})"
 
-# %% ../../nbs/library/pipelines/03_spec.ipynb #8ee40014
+# %% ../../nbs/library/pipelines/03_spec.ipynb #9d267705
 def _line(node: yaml.Node | None, place: tuple[int | str, ...]) -> int:
     """The line on which something stands, or the last part of the way to it that is there."""
     for part in place:
@@ -189,8 +189,7 @@ def _read(path: Path) -> tuple[_PipelineText, yaml.Node | None]:
     try:
         text = data.decode("utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        _check_keys(path, node)
-        return _PipelineText.model_validate(yaml.safe_load(text)), node
+        read = _PipelineText.model_validate(yaml.safe_load(text))
     except UnicodeDecodeError as error:
         line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
         raise BadPipeline(path.name, f"line {line}", f"It is not UTF-8: byte 0x{byte:02x}.", "Save the file as UTF-8 and run it again.") from None
@@ -205,25 +204,43 @@ def _read(path: Path) -> tuple[_PipelineText, yaml.Node | None]:
         where = f"line {_line(node, first['loc'])}, `{place}`,"
         said = "It is no mapping of names to values" if first["type"].startswith("model_") else first["msg"]
         raise BadPipeline(path.name, where, f"{said}; found {first['input']!r:.80}.") from None
-    except ValueError as error:  # of a date that no calendar has, for one
-        raise BadPipeline(path.name, "a value", f"{error}.".capitalize()) from None
+    except (ValueError, LookupError, AttributeError):  # of a date that no calendar has, of `!!bool perhaps`
+        line, value = next(filter(None, map(_unreadable, _nodes(node))), (1, "a value"))
+        raise BadPipeline(path.name, f"line {line}", f"`{value}` is not what YAML takes it for.", "Write it in quotes, if it is a text.") from None
+    _check_keys(path, node)
+    return read, node
 
 
-def _check_keys(path: Path, node: yaml.Node | None) -> None:
-    """Nothing, when no mapping holds a key twice: YAML's reader would keep the last. Raises `BadPipeline`."""
-    open_, looked_at = [node], set[int]()
-    while open_:
-        node = open_.pop()
-        if node is None or id(node) in looked_at or isinstance(node, yaml.ScalarNode):
+def _nodes(root: yaml.Node | None) -> Iterator[yaml.Node]:
+    """Every node below one, each once, aliases too."""
+    waiting, seen = [root], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:
             continue
-        looked_at.add(id(node))
-        seen: set[str] = set()
-        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+        seen.add(id(node))
+        yield node
+        if not isinstance(node, yaml.ScalarNode):
+            waiting += [part for each in node.value for part in (each if isinstance(each, tuple) else (each,))]
+
+
+def _check_keys(path: Path, root: yaml.Node | None) -> None:
+    """Nothing, when no mapping holds a key twice: YAML's reader would keep the last. Raises `BadPipeline`."""
+    for node in _nodes(root):
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)] if isinstance(node, yaml.MappingNode) else []
+        for number, key in enumerate(keys):
+            if key.value in (each.value for each in keys[:number]):
                 raise BadPipeline(path.name, f"line {key.start_mark.line + 1}, `{key.value}`,", "The same name stands above it already.")
-            seen.add(str(key.value))
-            open_.append(value)
-        open_ += node.value if isinstance(node, yaml.SequenceNode) else ()
+
+
+def _unreadable(node: yaml.Node) -> tuple[int, str] | None:
+    """The line and the text of a value that cannot be read; None for one that can."""
+    try:
+        if isinstance(node, yaml.ScalarNode):
+            yaml.SafeLoader("").construct_object(node)
+    except (ValueError, LookupError, AttributeError):
+        return node.start_mark.line + 1, str(node.value)
+    return None
 
 # %% ../../nbs/library/pipelines/03_spec.ipynb #949df8d1
 def _step(text: _StepText, path: Path, node: yaml.Node | None, number: int, shared: dict[str, Any]) -> Step:
