@@ -1,9 +1,11 @@
 """A run that is resumed goes on with what it was asked to do: its parameters, and its choice of steps."""
 
 import json
+import shutil
 
 import nbformat
 import pytest
+from support.workspaces import make_workspace
 
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import MLNotebooksError, NothingToResume
@@ -22,21 +24,29 @@ def write(folder, name, *cells):
     nbformat.write(nbformat.v4.new_notebook(cells=made), folder / "nbs" / "pipelines" / "small" / f"{name}.ipynb")
 
 
-@pytest.fixture
-def three(workspace):
+TABLES = [("first", ""), ("second", "raw.first"), ("third", "raw.second")]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
     """A workspace whose three steps follow one another, each with a table; all have run, with `rows` 7."""
-    folder = workspace / "nbs" / "pipelines" / "small"
+    root = tmp_path_factory.mktemp("resume")
+    folder = make_workspace(root).pipelines / "small"
+    folder.mkdir(parents=True)
     lines = [f"  - {{name: {name}, notebook: {name}.ipynb, writes: [raw.{name}], reads: [{reads}]}}" for name, reads in TABLES]
     (folder / "pipeline.yaml").write_text("\n".join(["title: Three", "steps:", *lines]))
     for name, _ in TABLES:
-        write(workspace, name, PUBLISH.format(name))
-    found = find_workspace(workspace)
-    run_pipeline(found, "small", {"rows": "7"})
-    write(workspace, "second", FAIL_ONCE, PUBLISH.format("second"))
-    return found
+        write(root, name, PUBLISH.format(name))
+    run_pipeline(find_workspace(root), "small", {"rows": "7"})
+    return root
 
 
-TABLES = [("first", ""), ("second", "raw.first"), ("third", "raw.second")]
+@pytest.fixture
+def three(done, tmp_path):
+    """A copy of that workspace, in which the second step now fails until it is mended."""
+    root = shutil.copytree(done, tmp_path / "copy")
+    write(root, "second", FAIL_ONCE, PUBLISH.format("second"))
+    return find_workspace(root)
 
 
 def resume(workspace):
