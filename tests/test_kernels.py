@@ -1,5 +1,6 @@
 """Warm kernels: apart from one another, like ordinary ones to everybody else, and never stale."""
 
+import asyncio
 import json
 import os
 import queue
@@ -17,6 +18,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from jupyter_client.manager import KernelManager, start_new_kernel
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from support.soak import SOAK, soak
 
 from ml_notebooks.pipelines import kernels
@@ -345,6 +347,50 @@ def test_interrupt_restart_shutdown_and_kill_are_those_of_an_ordinary_kernel(fol
     wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
+async def within_jupyterlab(folder):
+    """What JupyterLab's server does with a kernel, in the order of a user's day: the process ids it had."""
+    manager = AsyncMappingKernelManager(root_dir=str(folder), default_kernel_name=KERNEL_NAME)
+    name = await manager.start_kernel()
+    one, processes = manager.get_kernel(name), []
+
+    async def here():
+        """Note that a warm kernel answers, and return its client."""
+        client = one.client()
+        client.start_channels()
+        await client.wait_for_ready(timeout=PATIENCE)
+        reply = await client.execute_interactive("1 + 1", timeout=PATIENCE, output_hook=lambda message: None)
+        assert is_warm(one) and reply["content"]["status"] == "ok"
+        processes.append(one.provisioner.process.pid)
+        return client
+
+    client = await here()
+    client.execute("print('waiting', flush=True)\nimport time; time.sleep(1000)")
+    while (await client.get_iopub_msg(timeout=PATIENCE))["content"].get("text") != "waiting\n":
+        pass
+    reply = None
+    while reply is None:  # IPython loses a signal that comes while it prints
+        await manager.interrupt_kernel(name)
+        with suppress(queue.Empty):
+            reply = await client.get_shell_msg(timeout=5)
+    assert reply["content"]["ename"] == "KeyboardInterrupt"
+    client.stop_channels()
+    await manager.restart_kernel(name)
+    (await here()).stop_channels()
+    os.kill(processes[-1], signal.SIGKILL)  # and the server starts another by itself
+    while getattr(one.provisioner.process, "pid", processes[-1]) == processes[-1]:
+        await asyncio.sleep(0.1)
+    (await here()).stop_channels()
+    await manager.shutdown_kernel(name)
+    assert name not in manager
+    return processes
+
+
+def test_a_kernel_of_jupyterlab_is_warm_all_day(folder):
+    processes = asyncio.run(asyncio.wait_for(within_jupyterlab(folder), PATIENCE))
+    assert len({*processes}) == 3
+    wait_until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes))
+
+
 def test_a_kernel_that_exits_by_itself_tells_its_status(folder):
     with kernel(folder) as (manager, client):
         process = manager.provisioner.process
@@ -357,6 +403,7 @@ def test_a_kernel_ends_with_its_caller(folder):
     script = f"""
 import os, sys, time
 from jupyter_client.manager import KernelManager, start_new_kernel
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 manager, client = start_new_kernel(kernel_name="{KERNEL_NAME}", cwd={str(folder)!r}, startup_timeout={PATIENCE})
 print(manager.provisioner.process.pid, flush=True)
 time.sleep(1000)
@@ -587,6 +634,29 @@ def test_an_ordinary_kernel_starts_where_a_warm_one_cannot(folder, monkeypatch, 
     with kernel(folder) as (manager, client):
         assert not is_warm(manager) and say(client, "print(3)") == "3\n"
     assert "An ordinary kernel starts instead of a warm one: somebody else's folder" in caplog.text
+
+
+COMMAND = [sys.executable, "-m", "ipykernel_launcher", "-f", "connection.json"]
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "reason"),
+    [
+        (COMMAND, {"env": {}, "cwd": "."}, ""),
+        ([sys.executable, "-m", "another_kernel"], {}, f"it is not an IPython kernel of {sys.executable}"),
+        (["/bin/sh", *COMMAND[1:]], {}, f"it is not an IPython kernel of {sys.executable}"),
+        (COMMAND, {"preexec_fn": print}, "the option `preexec_fn` is not understood"),
+    ],
+)
+def test_what_a_warm_kernel_cannot_be(command, options, reason):
+    assert kernels._obstacle(command, options) == reason
+
+
+def test_where_processes_have_no_descriptors_an_ordinary_kernel_starts_and_the_log_says_so(folder, monkeypatch, caplog):
+    monkeypatch.delattr(os, "pidfd_open")
+    with kernel(folder) as (manager, client):
+        assert not is_warm(manager) and say(client, "print(3)") == "3\n"
+    assert f"An ordinary kernel starts instead of a warm one: {sys.platform} has no process descriptors" in caplog.text
 
 
 def test_a_folder_that_is_not_ours_alone_is_refused(tmp_path, monkeypatch):
