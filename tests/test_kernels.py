@@ -349,7 +349,7 @@ def test_interrupt_restart_shutdown_and_kill_are_those_of_an_ordinary_kernel(fol
 
 async def within_jupyterlab(folder):
     """What JupyterLab's server does with a kernel, in the order of a user's day: the process ids it had."""
-    manager = AsyncMappingKernelManager(root_dir=str(folder), default_kernel_name=KERNEL_NAME)
+    manager = AsyncMappingKernelManager(root_dir=str(folder), connection_dir=str(folder), default_kernel_name=KERNEL_NAME)
     name = await manager.start_kernel()
     one, processes = manager.get_kernel(name), []
 

@@ -33,9 +33,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 # %% ../../nbs/library/pipelines/10_warm.ipynb #fea745ae
-CALM_THREADS = {
-    "GOMP_SPINCOUNT": "1000"
-}  # how often OpenMP's threads look for work before they sleep; read when it is loaded
+CALM_THREADS = {"GOMP_SPINCOUNT": "1000"}  # how often OpenMP's threads look for work before they sleep; read when it is loaded
 _KERNEL_MODULES = (
     "ipykernel.kernelapp",
     "ipykernel.debugger",
@@ -54,12 +52,7 @@ def is_installed(
     origin: str | None,  # the file that a module comes from; None for one that is built in
 ) -> bool:
     """Whether a module belongs to Python or to an installed package, so that no one edits it."""
-    return (
-        origin is None
-        or "site-packages" in origin
-        or "dist-packages" in origin
-        or origin.startswith(sys.base_prefix)
-    )
+    return origin is None or "site-packages" in origin or "dist-packages" in origin or origin.startswith(sys.base_prefix)
 
 
 class ZMQInteractiveShell:
@@ -122,15 +115,9 @@ class _PolarsFinder:
     """Finds polars' compiled part for that loader."""
 
     @staticmethod
-    def find_spec(
-        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Where it is; None for any other module."""
-        spec = (
-            PathFinder.find_spec(name, path, target)
-            if name.startswith("_polars_runtime_") and "." in name
-            else None
-        )
+        spec = PathFinder.find_spec(name, path, target) if name.startswith("_polars_runtime_") and "." in name else None
         if spec and spec.origin and isinstance(spec.loader, ExtensionFileLoader):
             spec.loader = _PolarsLoader(name, spec.origin)
         return spec
@@ -145,16 +132,8 @@ def _be_alone() -> None:
     else:
         os._exit(0)
 
-# %% ../../nbs/library/pipelines/10_warm.ipynb #3bd62203
-LIMITS = (
-    "RLIMIT_AS",
-    "RLIMIT_CORE",
-    "RLIMIT_CPU",
-    "RLIMIT_DATA",
-    "RLIMIT_FSIZE",
-    "RLIMIT_NOFILE",
-    "RLIMIT_STACK",
-)
+# %% ../../nbs/library/pipelines/10_warm.ipynb #a4a3dfa0
+LIMITS = ("RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_CPU", "RLIMIT_DATA", "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_STACK")
 
 
 def own_limits() -> dict[str, Any]:
@@ -252,15 +231,13 @@ def _receive(listener: socket.socket) -> tuple[socket.socket, bytes, list[int]] 
     line.close()
     return None
 
-# %% ../../nbs/library/pipelines/10_warm.ipynb #2eb66150
+# %% ../../nbs/library/pipelines/10_warm.ipynb #d48ae4be
 class Parent:
     """The kernels that were forked here, and the socket where more can be asked for."""
 
     def __init__(self, listener: socket.socket, loaded: list[str]):
         self.listener, self.loaded, self.since = listener, loaded, time.time()
-        self.kernels: dict[
-            int, tuple[int, socket.socket]
-        ] = {}  # process descriptor -> process id, line to the caller
+        self.kernels: dict[int, tuple[int, socket.socket]] = {}  # process descriptor -> process id, line to the caller
         self.forked = 0
 
     def serve(self, idle: float) -> None:
