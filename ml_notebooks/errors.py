@@ -13,12 +13,14 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'Settings
            'UnusableKey', 'UntrustedModel', 'UnknownCheck', 'UnknownContract', 'BadContract', 'BadDraft',
            'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn', 'BadRecipe', 'UnknownPipeline', 'BadPipeline',
            'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
-           'BadParameter', 'NotRecordable', 'GateFailed', 'UndeclaredWrite', 'StepFailed', 'KernelDied', 'UnknownStep',
-           'NothingToResume', 'PipelineBusy', 'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken',
-           'NothingScheduled', 'SchedulerBusy', 'BadRange', 'BackfillFailed']
+           'BadParameter', 'NotRecordable', 'BadRecordName', 'GateFailed', 'UndeclaredWrite', 'StepFailed',
+           'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnsafeFolder', 'UnknownKernel',
+           'UnknownDashboard', 'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy', 'BadRange',
+           'BackfillFailed']
 
-# %% ../nbs/library/01_errors.ipynb #8e73d46d
+# %% ../nbs/library/01_errors.ipynb #246290b3
 import re
+import signal
 import tempfile
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -648,12 +650,20 @@ class BadParameter(MLNotebooksError, TypeError):
             "Nothing was run: give a value of that type.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #f02b1039
+# %% ../nbs/library/01_errors.ipynb #9b235bd7
 class NotRecordable(MLNotebooksError, TypeError):
     """A value that is to be recorded is not a figure."""
 
     def __init__(self, name: str, found: str):
         super().__init__(f"`{name}` cannot be recorded.", f"It is a {found}.", "Record a number, a text, a truth value, a small table or a plot.")
+
+
+class BadRecordName(MLNotebooksError, ValueError):
+    """What is to be recorded has no name."""
+
+    def __init__(self, name: object):
+        found = f"Found `{name!r}`, {type(name).__name__}." if name != "" else "Found an empty text."
+        super().__init__("What is recorded needs a name.", found, 'Give the name first, then the value: `record("roc_auc", 0.78)`.')
 
 
 class GateFailed(MLNotebooksError, ValueError):
@@ -682,23 +692,34 @@ class StepFailed(MLNotebooksError, RuntimeError):
     def __init__(self, step: str, cell: int, error: str, notebook: str, line: int = 0):
         self.step, self.cell = step, cell
         where = f"in cell {cell}{f', line {line}' if line else ''}" if cell else "before its first cell"
-        super().__init__(
-            f"Step `{step}` failed {where}.", error.rstrip(".") + ".", f"The cells up to there are kept in {notebook}."
-        )
+        said = f"{error.strip()[:-1]} without a message" if error.strip().endswith(":") else error.rstrip(".")
+        super().__init__(f"Step `{step}` failed {where}.", f"{said}.", f"The cells up to there are kept in {notebook}.")
 
 
 class KernelDied(MLNotebooksError, RuntimeError):
     """The kernel of a step ended while a cell ran."""
 
-    def __init__(self, step: str, cell: int, notebook: str):
+    def __init__(self, step: str, cell: int, notebook: str, status: int | None = None):
         self.step, self.cell = step, cell
-        super().__init__(
-            f"The kernel of step `{step}` died in cell {cell}.",
-            "It was killed, or ran out of memory.",
-            f"The cells up to there are kept in {notebook}; run the step again with more memory free.",
-        )
+        do = "look there what its code, or a library that is not Python, did" if _ended_itself(status) else "run the step again with more memory free"
+        super().__init__(f"The kernel of step `{step}` died in cell {cell}.", _how_it_ended(status), f"The cells up to there are kept in {notebook}; {do}.")
 
-# %% ../nbs/library/01_errors.ipynb #6fbf05c5
+
+def _ended_itself(status: int | None) -> bool:
+    return status is not None and -status not in (signal.SIGKILL, signal.SIGTERM)
+
+
+def _how_it_ended(status: int | None) -> str:
+    """A sentence about a process's exit status; below zero it is the signal that ended it."""
+    if status is None:
+        return "It was killed, or ran out of memory."
+    if status >= 0:
+        return f"It ended with exit status {status}, without an error that Python could show."
+    name = next((f"{each.name} ({-status})" for each in signal.Signals if each == -status), str(-status))
+    killed = "; a kernel that runs out of memory is killed so" if -status == signal.SIGKILL else ""
+    return f"It was ended by the signal {name}{killed}."
+
+# %% ../nbs/library/01_errors.ipynb #02cbd2d2
 class UnknownStep(MLNotebooksError, KeyError):
     """A pipeline has no such step."""
 
@@ -722,6 +743,15 @@ class PipelineBusy(MLNotebooksError, TimeoutError):
     def __init__(self, pipeline: str, holder: str):
         super().__init__(
             f"Pipeline `{pipeline}` is already running.", f"It is held by {holder}.", "Wait for it, or end it."
+        )
+
+
+class UnsafeFolder(MLNotebooksError, PermissionError):
+    """A folder that must be private is not."""
+
+    def __init__(self, folder: str, found: str):
+        super().__init__(
+            f"`{folder}` must be a folder that only this user may enter.", found, "Take it away, or point XDG_RUNTIME_DIR at a folder of your own."
         )
 
 
