@@ -98,10 +98,21 @@ def test_a_step_that_raises(small, mlnb):
 def test_a_kernel_that_dies(small, mlnb):
     write_step(small, "second", "print('kept', flush=True)", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     process = mlnb("run", "small", cwd=small)
-    assert_said(process, "kernel of step `second` died in cell 3")
+    assert_said(process, "kernel of step `second` died in cell 3", "the signal SIGKILL (9)", "more memory free")
     run = assert_first_step_stands(small)
     kept = nbformat.read(small / run["report"] / "second.ipynb", as_version=4)
     assert kept.cells[2].outputs[0].text == "kept\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("import os; os._exit(3)", "It ended with exit status 3"), ("import ctypes; ctypes.string_at(0)", "the signal SIGSEGV (11)")],
+)
+def test_a_kernel_that_ends_itself(small, mlnb, source, words):
+    write_step(small, "second", source)
+    process = mlnb("run", "small", cwd=small)
+    assert_said(process, "kernel of step `second` died in cell 2", words)
+    assert "memory" not in process.stderr
 
 
 def test_a_cell_that_takes_too_long(small, mlnb):

@@ -228,7 +228,7 @@ def _explain(error: Exception, attempt: _Attempt) -> MLNotebooksError:
         reason = redact(f"{error.ename}: {error.evalue}", secret_values(attempt.workspace.settings))
         return StepFailed(step.name, error.exec_count or cell, reason, notebook, _line(error.traceback))
     if isinstance(error, DeadKernelError):
-        return KernelDied(step.name, cell, notebook)
+        return KernelDied(step.name, cell, notebook, getattr(error, "status", None))
     if isinstance(error, CellTimeoutError):
         return StepFailed(step.name, cell, "It took longer than `cell_timeout` in settings.ini allows.", notebook)
     if isinstance(error, OSError) and error.errno == 28:
