@@ -2499,6 +2499,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'ml_notebooks/pipelines/plan.py'),
                                              'ml_notebooks.pipelines.plan.plan': ( 'library/pipelines/plan.html#plan',
                                                                                    'ml_notebooks/pipelines/plan.py'),
+                                             'ml_notebooks.pipelines.plan.read_code_alone': ( 'library/pipelines/plan.html#read_code_alone',
+                                                                                              'ml_notebooks/pipelines/plan.py'),
                                              'ml_notebooks.pipelines.plan.resumable': ( 'library/pipelines/plan.html#resumable',
                                                                                         'ml_notebooks/pipelines/plan.py'),
                                              'ml_notebooks.pipelines.plan.with_seen_reads': ( 'library/pipelines/plan.html#with_seen_reads',

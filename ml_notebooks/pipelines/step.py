@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PATIENCE', 'Outcome', 'Stop', 'Turn', 'check_gates', 'run_step']
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #0f018d21
+# %% ../../nbs/library/pipelines/15_step.ipynb #d7e5bf1f
 import os
 import re
 import signal
@@ -25,8 +25,9 @@ from ..errors import DiskFull, GateFailed, KernelDied, MLNotebooksError, StepFai
 from ..lineage import VARIABLE, Lineage, begin_lineage, read_lineage
 from ..logs import get_logger, redact
 from .cache import with_provenance
-from .code import Code, read_code
+from .code import Code
 from .ledger import Run, Status, StepResult
+from .plan import read_code_alone
 from .record import Record, Value, collect, format_value
 from .spec import Step
 from .warm import CALM_THREADS
@@ -292,10 +293,10 @@ def _judge(attempt: _Attempt, result: StepResult, problem: BaseException | None)
     status: Status = "succeeded" if problem is None else "failed"
     return replace(result, status=status, error=message, cell=getattr(problem, "cell", 0)), problem
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #593469c4
+# %% ../../nbs/library/pipelines/15_step.ipynb #ead4082b
 def _code(step: Step, packages: Mapping[str, str]) -> Code | None:
     try:
-        return read_code(step.notebook, packages)
+        return read_code_alone(step.notebook, packages)
     except (OSError, ValueError, KeyError):
         return None
 
