@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import nbformat
@@ -15,6 +16,7 @@ from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import StepFailed
 from ml_notebooks.pipelines.kernels import parents
 from ml_notebooks.pipelines.ledger import read_runs, read_steps
+from ml_notebooks.pipelines.plan import read_code_alone
 from ml_notebooks.pipelines.run import Silent, run_pipeline
 from ml_notebooks.workspace import find_workspace
 
@@ -308,3 +310,19 @@ def test_a_deleted_page_of_a_cached_step_is_written_anew(workspace):
     assert [step.status for step in again.steps] == ["cached"]
     assert 'href="one.html"' in (workspace / again.report / "index.html").read_text()
     assert "what it said" in (workspace / again.report / "one.html").read_text()
+
+
+def test_of_steps_in_several_threads_one_parses_at_a_time(monkeypatch, tmp_path):
+    inside, together = [], []
+
+    def parse(notebook, packages):
+        """Note how many are in here."""
+        inside.append(notebook)
+        together.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+
+    monkeypatch.setattr("ml_notebooks.pipelines.plan.read_code", parse)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: read_code_alone(tmp_path, {}), range(8)))
+    assert together == [1] * 8
