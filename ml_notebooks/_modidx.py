@@ -2188,6 +2188,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'ml_notebooks/pipelines/code.py'),
                                              'ml_notebooks.pipelines.code._reached': ( 'library/pipelines/code.html#_reached',
                                                                                        'ml_notebooks/pipelines/code.py'),
+                                             'ml_notebooks.pipelines.code._read_code': ( 'library/pipelines/code.html#_read_code',
+                                                                                         'ml_notebooks/pipelines/code.py'),
                                              'ml_notebooks.pipelines.code._read_file': ( 'library/pipelines/code.html#_read_file',
                                                                                          'ml_notebooks/pipelines/code.py'),
                                              'ml_notebooks.pipelines.code._read_source': ( 'library/pipelines/code.html#_read_source',

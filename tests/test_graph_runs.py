@@ -14,9 +14,9 @@ import pytest
 
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import StepFailed
+from ml_notebooks.pipelines.code import read_code
 from ml_notebooks.pipelines.kernels import parents
 from ml_notebooks.pipelines.ledger import read_runs, read_steps
-from ml_notebooks.pipelines.plan import read_code_alone
 from ml_notebooks.pipelines.run import Silent, run_pipeline
 from ml_notebooks.workspace import find_workspace
 
@@ -322,7 +322,7 @@ def test_of_steps_in_several_threads_one_parses_at_a_time(monkeypatch, tmp_path)
         time.sleep(0.02)
         inside.pop()
 
-    monkeypatch.setattr("ml_notebooks.pipelines.plan.read_code", parse)
+    monkeypatch.setattr("ml_notebooks.pipelines.code._read_code", parse)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: read_code_alone(tmp_path, {}), range(8)))
+        list(pool.map(lambda _: read_code(tmp_path, {}), range(8)))
     assert together == [1] * 8
