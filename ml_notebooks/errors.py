@@ -7,21 +7,22 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'Settings
            'MissingExtra', 'UnknownTable', 'InvalidTableName', 'UnknownSnapshot', 'BadQuery', 'BadData',
            'ReadOnlyWarehouse', 'WarehouseLocked', 'NewerWarehouse', 'WarehouseUnavailable', 'BadExtension', 'DiskFull',
            'MissingKey', 'UncoveredPersonalData', 'UnknownSubject', 'BadSubject', 'NotErased', 'AuditNotWritten',
-           'BrokenAudit', 'SealedWarehouse', 'BadSource', 'SourceUnavailable', 'UnknownSource', 'MissingCredential',
-           'BadIngest', 'TooManyRejects', 'RowsLost', 'SchemaChanged', 'ContractBroken', 'EmptySample', 'BadSample',
-           'OneClass', 'NaiveTime', 'NotExplainable', 'OverlappingPeriods', 'WrongExplanation', 'UnknownModel',
-           'UnusableKey', 'UntrustedModel', 'UnknownCheck', 'UnknownContract', 'BadContract', 'BadDraft',
-           'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn', 'BadRecipe', 'UnknownPipeline', 'BadPipeline',
-           'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
-           'BadParameter', 'NotRecordable', 'GateFailed', 'UndeclaredWrite', 'StepFailed', 'KernelDied', 'UnknownStep',
-           'NothingToResume', 'PipelineBusy', 'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken',
-           'NothingScheduled', 'SchedulerBusy', 'BadRange', 'BackfillFailed']
+           'BrokenAudit', 'SealedWarehouse', 'is_secret', 'masked', 'BadSource', 'SourceUnavailable', 'UnknownSource',
+           'MissingCredential', 'BadIngest', 'TooManyRejects', 'RowsLost', 'SchemaChanged', 'ContractBroken',
+           'EmptySample', 'BadSample', 'OneClass', 'NaiveTime', 'NotExplainable', 'OverlappingPeriods',
+           'WrongExplanation', 'UnknownModel', 'UnusableKey', 'UntrustedModel', 'UnknownCheck', 'UnknownContract',
+           'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn', 'BadRecipe',
+           'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell',
+           'UnknownParameter', 'BadParameter', 'NotRecordable', 'GateFailed', 'UndeclaredWrite', 'StepFailed',
+           'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnknownKernel', 'UnknownDashboard',
+           'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy', 'BadRange', 'BackfillFailed']
 
-# %% ../nbs/library/01_errors.ipynb #8e73d46d
+# %% ../nbs/library/01_errors.ipynb #96552f93
 import re
 import tempfile
 from collections.abc import Iterable
 from difflib import get_close_matches
+from urllib.parse import unquote
 
 # %% ../nbs/library/01_errors.ipynb #61f94fb2
 class MLNotebooksError(Exception):
@@ -316,19 +317,41 @@ class SealedWarehouse(MLNotebooksError, PermissionError):
             f"The warehouse at `{catalog}` is encrypted.", reason, "Set MLNB_WAREHOUSE__ENCRYPTION_KEY to the key that it was made with; without that key nobody can read it."
         )
 
-# %% ../nbs/library/01_errors.ipynb #01a777f9
+# %% ../nbs/library/01_errors.ipynb #f44803c5
+_LOGIN = re.compile(r"(?i)\b(https?://)(?:[^\s`/?#]*@|[^\s`:/@]*:(?!\d+(?:[/?#]|$))[^\s`]*@)|\b((?!https?://)[a-z][a-z0-9+.-]*://)[^\s`:/@]*:[^\s`]*@")
+_GIVEN = re.compile(r"([?&;#])([^\s`=&;#?]+)=([^\s`&#]+)")
+_SECRET = re.compile(r"(?i).*(key|token|secret|signature|credentials?|passw(or)?d|passphrase|pwd|auth|authorization)|sig|pass|pw|jwt|sas|code|appid|session")
+
+
+def is_secret(
+    name: str,  # of a parameter, for example `api_key`
+) -> bool:
+    """Whether a name says that its value is for nobody else."""
+    return bool(_SECRET.fullmatch(name))
+
+
+def masked(
+    text: str,  # an address, or words with addresses in them
+) -> str:
+    """`text` with stars for logins and for the values of secret parameters in its addresses."""
+    if "://" not in text:
+        return text
+    text = _LOGIN.sub(lambda found: f"{found[1] or found[2]}***@", text)
+    return _GIVEN.sub(lambda found: f"{found[1]}{found[2]}={'***' if is_secret(unquote(found[2])) else found[3]}", text)
+
+# %% ../nbs/library/01_errors.ipynb #28bb6813
 class BadSource(MLNotebooksError, ValueError):
     """What is to be read cannot be read as what it should be."""
 
     def __init__(self, name: str, reason: str, do: str = "Nothing was written: mend the source, or say how it is to be read."):
-        super().__init__(f"`{name}` could not be read.", reason, do)
+        super().__init__(f"`{masked(name)}` could not be read.", masked(reason), do)
 
 
 class SourceUnavailable(MLNotebooksError, ConnectionError):
     """A server did not give what it was asked for, or stopped in the middle of it."""
 
     def __init__(self, name: str, reason: str, do: str = "Nothing was written: run it again when the server answers."):
-        super().__init__(f"`{name}` could not be read to its end.", reason, do)
+        super().__init__(f"`{masked(name)}` could not be read to its end.", masked(reason), do)
 
 
 class UnknownSource(MLNotebooksError, LookupError):

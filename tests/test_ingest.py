@@ -764,6 +764,28 @@ def test_credentials_come_from_the_environment_and_are_not_told(tmp_path, monkey
             ingest(wh, "raw.x", "redis://127.0.0.1", credential="bakery")
 
 
+@pytest.mark.parametrize(
+    ("address", "options"),
+    [
+        ("http://bob:hunter2@127.0.0.1:1/x.csv?api_key=hunter2", {}),
+        ("https://hunter2@127.0.0.1:1/x.csv", {}),
+        ("http://bob:hunter2/x@127.0.0.1:1/y", {"parameters": {"token": "hunter2"}}),
+        ("htp://bob:hunter2@127.0.0.1/x", {}),
+        ("postgresql://bob:hunter2@127.0.0.1:1/db", {}),
+        ("postgresql://bob@127.0.0.1:1/db?password=hunter2", {"table": "t"}),
+        ("mysql://bob:hunter2@127.0.0.1:1/db", {"tabel": "t"}),
+        ("mongodb://bob:hunter2@127.0.0.1:1/db", {}),
+        ("redis://bob:hunter2@127.0.0.1:1", {}),
+        ("clickhouse://bob:hunter2@127.0.0.1:1/db", {"table": "t"}),
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_shown_nowhere(wh, address, options):
+    with pytest.raises((BadSource, UnknownSource), match="holds a|takes no|needs a table|no kind of source") as caught:
+        ingest(wh, "raw.x", address, **options)
+    told = str(caught.value) + repr(caught.value) + ("" if "tabel" in options or address.startswith("htp:") else repr(find_source(address, **options)))
+    assert "hunter2" not in told
+
+
 def test_reading_only_is_respected(wh, tmp_path):
     with open_warehouse(wh.workspace, read_only=True) as reader, pytest.raises(ReadOnlyWarehouse, match="reading only"):
         ingest(reader, "raw.x", write(tmp_path, "id\n1\n"))

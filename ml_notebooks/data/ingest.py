@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BOOKS', 'Ingested', 'watermark', 'ingest']
 
-# %% ../../nbs/library/data/22_ingest.ipynb #2bdc9620
+# %% ../../nbs/library/data/22_ingest.ipynb #873e3b5c
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from .progress import progress
 from .readers.delimited import plausible
 from .sources import FileSource, Loading, Since, Source, find_source, known_as
 from .warehouse import Warehouse
-from ..errors import BadIngest, BadSource, ReadOnlyWarehouse, TooManyRejects
+from ..errors import BadIngest, BadSource, ReadOnlyWarehouse, TooManyRejects, masked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -241,7 +241,7 @@ def _is_blank(intake: Intake, plan: Plan) -> bool:
 def _version(wh: Warehouse, plan: Plan) -> int:
     return -1 if wh._writing or not table_columns(wh, plan.table) else wh.version(plan.table)
 
-# %% ../../nbs/library/data/22_ingest.ipynb #fce14298
+# %% ../../nbs/library/data/22_ingest.ipynb #acd8a52d
 def _check_first(wh: Warehouse, plan: Plan, source: str, files: list[tuple[str, str]]) -> None:
     if plan.mode == "append" and set(files) & set(_since_replaced(wh, plan, source, "file, fingerprint")):
         raise BadIngest(plan.table, "Another process has appended the same meanwhile.", "Nothing was written by this one; there is nothing left to do.")
@@ -249,7 +249,7 @@ def _check_first(wh: Warehouse, plan: Plan, source: str, files: list[tuple[str, 
 
 def _publish(intake: Intake, plan: Plan, source: str, files: list[tuple[str, str]], result: Ingested, message: str) -> Ingested:
     wh = intake.wh
-    with wh.transaction(message or f"ingest {plan.table} ({plan.mode})"):
+    with wh.transaction(masked(message) or f"ingest {plan.table} ({plan.mode})"):
         try:
             mark = watermark(wh, plan, source) if plan.cursor else None  # another load may have come first
             _check_first(wh, plan, source, files)
