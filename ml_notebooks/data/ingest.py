@@ -30,7 +30,7 @@ from ..errors import BadIngest, BadSource, ReadOnlyWarehouse, TooManyRejects, ma
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../../nbs/library/data/22_ingest.ipynb #9cf133b6
+# %% ../../nbs/library/data/22_ingest.ipynb #d8558744
 @dataclass(frozen=True)
 class Ingested:
     """What an ingest read and wrote."""
@@ -45,6 +45,7 @@ class Ingested:
     deleted: int = 0
     skipped: int = 0  # files that were appended before
     changes: tuple[str, ...] = ()  # of the table's columns
+    remarks: tuple[str, ...] = ()  # what to know of its columns
     watermark: str | None = None
     snapshot: int = -1  # that the table is at now; -1 inside a transaction
     seconds: float = 0
@@ -168,7 +169,7 @@ def _check_rejects(intake: Intake, plan: Plan) -> None:
         error.do = "Say which `encoding` the file has, such as `cp1252` where it comes from Windows; `.rejects` of this error holds them."
     raise error
 
-# %% ../../nbs/library/data/22_ingest.ipynb #69a4fa70
+# %% ../../nbs/library/data/22_ingest.ipynb #ddbefad4
 def ingest(
     wh: Warehouse,
     table: str,  # for example `raw.orders`
@@ -193,13 +194,13 @@ def ingest(
         raise ReadOnlyWarehouse(table)
     found = find_source(source, **options)
     with wh.transaction() if wh._writing else nullcontext():  # what fails inside a transaction fails all of it
-        intake = Intake(wh, table, widen=on_change == "widen")
+        intake = Intake(wh, table, widen=on_change == "widen", retype=on_change == "widen" and mode == "replace")
         try:
             return _ingest(intake, plan, found, message)
         finally:
             intake.clear()
 
-# %% ../../nbs/library/data/22_ingest.ipynb #e72121fb
+# %% ../../nbs/library/data/22_ingest.ipynb #772d2ad3
 def _ingest(intake: Intake, plan: Plan, source: Source | FileSource, message: str) -> Ingested:
     wh, name, began = intake.wh, known_as(source, intake.wh.workspace), time.monotonic()
     mark = watermark(wh, plan, name) if plan.cursor else None
@@ -213,7 +214,8 @@ def _ingest(intake: Intake, plan: Plan, source: Source | FileSource, message: st
             files = _read(intake, source, loading, name)
     _check_rejects(intake, plan)
     fresh = _fresh(intake, files, before)
-    result = Ingested(plan.table, plan.mode, name, intake.read, intake.rejected, 0, skipped=len(files) - len(fresh) if files else 0, watermark=mark)
+    skipped = len(files) - len(fresh) if files else 0
+    result = Ingested(plan.table, plan.mode, name, intake.read, intake.rejected, 0, skipped=skipped, remarks=tuple(intake.remarks.values()), watermark=mark)
     if plan.mode == "append" and not fresh:
         return replace(result, snapshot=_version(wh, plan), seconds=time.monotonic() - began)
     if not intake.columns and plan.mode == "replace":
