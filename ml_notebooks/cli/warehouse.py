@@ -46,6 +46,8 @@ def ingest(
     print(f"{said(done)}; snapshot {done.snapshot}")
     for change in done.changes:
         print(f"Column {change}")
+    for remark in done.remarks:
+        print(remark)
     if done.rejected:
         print(f"The rejected rows, each with its line and the reason: {table}__rejects")
     if done.watermark is not None:

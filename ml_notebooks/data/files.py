@@ -6,7 +6,7 @@
 __all__ = ['LINE', 'Files', 'find_files', 'partitions_of', 'format_of', 'unpack', 'decode', 'count_lines', 'bounded_lines',
            'with_plain_ends', 'digest', 'read_file']
 
-# %% ../../nbs/library/data/18_files.ipynb #469a3160
+# %% ../../nbs/library/data/18_files.ipynb #c9748cf1
 import bz2
 import codecs
 import errno
@@ -25,14 +25,14 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from .intake import Intake
-from .sources import FileFormat, Loading, LocalFile, place_of
+from .sources import Addressed, FileFormat, Loading, LocalFile, identity, place_of
 from ..errors import BadSource, DiskFull, did_you_mean
 from ..lineage import tell_file
 from ..workspace import Workspace
 
-# %% ../../nbs/library/data/18_files.ipynb #2ae8c49b
-@dataclass(frozen=True)
-class Files:
+# %% ../../nbs/library/data/18_files.ipynb #b28c374f
+@dataclass(frozen=True, repr=False)
+class Files(Addressed):
     """Files of one kind, on this machine or in an object store."""
 
     path: str
@@ -56,7 +56,7 @@ class Files:
 
     def known_as(self, workspace: Workspace) -> str:
         """The same for a relative path and an absolute one."""
-        return repr(self if self.is_remote else replace(self, path=place_of(self.path.removeprefix("file://"), workspace)))
+        return identity(self if self.is_remote else replace(self, path=place_of(self.path.removeprefix("file://"), workspace)))
 
     @property
     def is_remote(self) -> bool:
