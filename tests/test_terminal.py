@@ -114,6 +114,24 @@ def test_version_and_help(workspace, mlnb):
         assert command in shown
 
 
+AS_THEY_ARE = {
+    "640.44": "640.44",
+    "12345.67::DECIMAL(10, 2)": "12345.67",
+    "99999.5::DOUBLE": "99999.5",
+    "1e6::DOUBLE": "1000000.0",
+    "12345678": "12345678",
+    "TIMESTAMPTZ '2024-01-01 01:00:00.5+01'": "2024-01-01 00:00:00.5+00",
+    "INTERVAL 1 DAY": "1 day",
+    "{'a': 1}": "{'a': 1}",
+}
+
+
+def test_sql_shows_values_as_they_are(workspace, mlnb):
+    values = ", ".join(f"{value} AS c{place}" for place, value in enumerate(AS_THEY_ARE))
+    _, row = mlnb("sql", f"SELECT {values}", cwd=workspace).stdout.splitlines()
+    assert re.split(r" {2,}", row.strip()) == list(AS_THEY_ARE.values())
+
+
 def test_sql_says_when_it_shows_only_some_rows(workspace, mlnb):
     shown = mlnb("sql", "SELECT * FROM range(30)", "--limit", "10", cwd=workspace).stdout
     assert "and more: --limit 100" in shown
