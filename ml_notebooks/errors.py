@@ -238,7 +238,7 @@ class DiskFull(MLNotebooksError, OSError):
             "Free some space and run it again; what was published before stands.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #527c8ebe
+# %% ../nbs/library/01_errors.ipynb #86178f2d
 class MissingKey(MLNotebooksError, PermissionError):
     """Something needs a key that is not set."""
 
@@ -278,12 +278,19 @@ class BadSubject(MLNotebooksError, ValueError):
 class NotErased(MLNotebooksError, RuntimeError):
     """A person was erased from the tables, and traces are left."""
 
-    def __init__(self, places: Iterable[str]):
-        places = list(places)
+    def __init__(self, files: Iterable[str], holders: Iterable[str] = ()):
+        files, holders = list(files), list(holders)
+        more = f" and {len(files) - 5} more" if files[5:] else ""
+        found = [", ".join(files[:5]) + more] * bool(files) + [f"in the warehouse itself: {', '.join(holders)}"] * bool(holders)
+        yours = ["Delete these files, or write them anew without her: reports, by running their pipeline with `mlnb run --force`."]
+        its = [
+            "Never delete files of the warehouse by hand. A table that calls the key otherwise is named by `--also TABLE=COLUMN`, any other is published anew without her;"
+            " what only old snapshots and files hold goes by `mlnb tables maintain`."
+        ]
         super().__init__(
-            "The rows are gone from every table and snapshot, but traces of the person are left.",
-            f"Found in {', '.join(places[:5])}{f' and {len(places) - 5} more' if places[5:] else ''}.",
-            "Delete these or run them again, then look once more with `find_traces`.",
+            "The rows are gone from every table that was searched by the key, but traces of the person are left.",
+            f"Found in {'; '.join(found)}.",
+            " ".join(yours * bool(files) + its * bool(holders) + ["The same `mlnb privacy erase` looks for the key again."]),
         )
 
 # %% ../nbs/library/01_errors.ipynb #3384a284

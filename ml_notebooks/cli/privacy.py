@@ -101,7 +101,8 @@ def erase_person(
     if json:
         print_json(vars(done) | {"rows": dict(done.rows), "traces": traces})
     else:
-        print(said(done))
+        nobody = not (done.rows or done.snapshots or done.traces)
+        print(f"Nobody with {key} {value} was found, in any table or snapshot. Nothing was erased." if nobody else said(done))
         for rows, columns in (([{"table": name, "rows": count} for name, count in done.rows.items()], ["table", "rows"]), (traces, ["place", "how", "what"])):
             if rows:
                 print()
