@@ -2702,6 +2702,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'ml_notebooks/pipelines/schedule.py'),
                                                  'ml_notebooks.pipelines.schedule._file': ( 'library/pipelines/schedule.html#_file',
                                                                                             'ml_notebooks/pipelines/schedule.py'),
+                                                 'ml_notebooks.pipelines.schedule._missed': ( 'library/pipelines/schedule.html#_missed',
+                                                                                              'ml_notebooks/pipelines/schedule.py'),
                                                  'ml_notebooks.pipelines.schedule._report': ( 'library/pipelines/schedule.html#_report',
                                                                                               'ml_notebooks/pipelines/schedule.py'),
                                                  'ml_notebooks.pipelines.schedule._row': ( 'library/pipelines/schedule.html#_row',

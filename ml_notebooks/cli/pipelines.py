@@ -39,7 +39,7 @@ def list_schedules(json: bool) -> None:
     from ..terminal import print_rows
 
     rows = schedule_rows(find())
-    columns = ["pipeline", "cron", "time zone", "next run", "last run", "status"]
+    columns = ["pipeline", "cron", "time zone", "next run", "last run", "status", *["missed"] * any(row["missed"] for row in rows)]
     shown = [{name: value.isoformat(" ", "seconds") if isinstance(value, datetime) else value for name, value in row.items()} for row in rows]
     print_rows(rows if json else shown, columns, json, empty="No pipeline has a schedule: add a line such as `schedule: \"0 6 * * *\"` to a pipeline.yaml.")
     for row in rows:
