@@ -1,5 +1,6 @@
 """What is known of pipelines beside their runs: graph, schedule, lineage."""
 
+import re
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -83,8 +84,10 @@ def lineage(
         return
     if found.published:
         print(f"{name}: {found.published}")
+    if found.since:
+        print(found.since)
     columns = ["what", "pipeline", "step", "run", "when", "version", "known from"]
     print_rows(found.to_rows(), columns, json, empty="No step of a pipeline makes or reads it.")
     for words, names in (("Follows from", found.sources), ("Leads to", found.dependents)):
         if names:
-            print(f"{words}: {', '.join(names)}")
+            print(f"{words}: {', '.join(re.sub('^run:', 'MLflow run ', each) for each in names)}")
