@@ -137,3 +137,20 @@ def test_sql_says_when_it_shows_only_some_rows(workspace, mlnb):
     assert "and more: --limit 100" in shown
     rows = json.loads(mlnb("sql", "SELECT * FROM range(30)", "--limit", "10", "--json", cwd=workspace).stdout)
     assert len(rows) == 30
+
+
+def test_what_a_newcomer_types_is_answered(workspace, mlnb):
+    (workspace / "a.csv").write_text("customer\n17\n")
+    assert "raw.a: replace, 1 row read" in mlnb("ingest", "raw.a", "a.csv", cwd=workspace).stdout
+    asked = mlnb("tables", "raw.a", cwd=workspace)
+    assert asked.returncode == 2 and "mlnb tables describe raw.a" in " ".join(asked.stderr.split())
+    assert mlnb("privacy", "erase", "customer", "99", "--yes", cwd=workspace).stdout.startswith("Nobody with customer 99 was found")
+    assert mlnb("privacy", "erase", "customer", "17", "--yes", cwd=workspace).stdout.startswith("1 row of 1 table, 1 snapshot,")
+    _, record = in_terminal("audit", "list", cwd=workspace, columns=100)
+    assert len(record.strip().splitlines()) == 5  # a heading, and a line for each of four
+    (workspace / "nbs" / "pipelines" / "small" / "pipeline.yaml").write_text("title: A small one\nsteps: []\n")
+    assert mlnb("graph", cwd=workspace).stdout.split() == ["pipeline", "small"]
+
+
+def test_init_quotes_a_name_with_a_space(tmp_path, mlnb):
+    assert "Next: cd 'a b' && mlnb run flights" in mlnb("init", "a b", cwd=tmp_path).stdout

@@ -52,14 +52,18 @@ def list_schedules(json: bool) -> None:
 
 @app.command()
 def graph(
-    name: Annotated[str, typer.Argument(help="A pipeline: a folder in nbs/pipelines.")],
+    name: Annotated[str, typer.Argument(help="A pipeline: a folder in nbs/pipelines; default a list of them.")] = "",
     json: Json = False,
 ) -> None:
-    """Draw which step of a pipeline waits for which."""
+    """Draw which step of a pipeline waits for which; without a name, list the pipelines."""
     from ..pipelines.graph import check_graph, graph_rows, graph_text
-    from ..pipelines.spec import load_pipeline
+    from ..pipelines.spec import load_pipeline, pipeline_names
     from ..terminal import print_rows
 
+    if not name:
+        rows = [{"pipeline": each} for each in pipeline_names(find())]
+        print_rows(rows, ["pipeline"], json, empty="No pipeline: make a folder with a pipeline.yaml in nbs/pipelines.")
+        return
     pipeline = load_pipeline(find(), name)
     check_graph(pipeline)
     if not json:
