@@ -6,10 +6,11 @@
 __all__ = ['VARIABLE', 'SMALL', 'SETTINGS', 'is_told', 'tell_read', 'tell_write', 'tell_unseen', 'tell_contract', 'Lineage',
            'begin_lineage', 'read_lineage', 'check_write', 'file_version', 'file_name', 'watch', 'tell_file']
 
-# %% ../nbs/library/05_lineage.ipynb #e0e3664e
+# %% ../nbs/library/05_lineage.ipynb #a8e3fe1b
 import hashlib
 import json
 import os
+import re
 import stat
 import sys
 import threading
@@ -122,10 +123,11 @@ def check_write(name: str) -> None:
         if name not in allowed:
             raise UndeclaredWrite(name, os.environ.get("MLNB_STEP", ""), allowed)
 
-# %% ../nbs/library/05_lineage.ipynb #d5da6827
+# %% ../nbs/library/05_lineage.ipynb #566d816b
 _SYSTEM = ("/usr/", "/lib/", "/lib32/", "/lib64/", "/libx32/", "/etc/", "/proc/", "/sys/", "/dev/", "/run/", "/bin/", "/sbin/")
 _DATA = ("/dev/shm/", "/run/media/", "/usr/local/share/", "/usr/src/")  # of the system's folders, those where people keep theirs
 _SHARED = ("/usr/local/share/fonts/", "/usr/local/share/jupyter/")  # and of these, those that programs look into by themselves
+_CELL = re.compile(r"/ipykernel_\d+/\d+\.py$")  # what a traceback takes a cell's code for; there is no such file
 _TOOLS = {"__pycache__", ".git", ".hg", ".svn", ".ipynb_checkpoints", ".venv", ".cache"}  # folders of no data
 
 
@@ -134,7 +136,7 @@ def _is_ours(path: str, own: tuple[str, ...]) -> bool:
     home, root, place = os.path.expanduser("~") + os.sep, os.environ.get("MLNB_HOME", "") + os.sep, f"{path}/"
     inside = root != os.sep and place.startswith(root)
     parts = place.removeprefix(root).split(os.sep) if inside else []
-    if path == os.environ[VARIABLE] or "/__pycache__" in path or _TOOLS.intersection(parts):
+    if path == os.environ[VARIABLE] or "/__pycache__" in path or _CELL.search(path) or _TOOLS.intersection(parts):
         return False
     if path.startswith(home + ".") and not (inside and root.startswith(home + ".")):
         return False

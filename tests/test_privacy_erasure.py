@@ -230,7 +230,7 @@ def test_what_lies_elsewhere_is_named(wh):
     (root / "reports" / "run.ipynb").write_text(json.dumps({"text": [MAIL]}))
     (root / "run.log").write_text(f"read {MAIL}\n")
     with zipfile.ZipFile(root / "model.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("example.json", MAIL * 20)
+        archive.writestr("example.json", f"{MAIL} " * 20)
     with gzip.open(root / "old.csv.gz", "wb") as packed:
         packed.write(f"4711,{MAIL}\n".encode() * 20)
     (root / "broken.zip").write_bytes(b"PK\x03\x04" + bytes(30))
@@ -358,3 +358,19 @@ def test_a_slip_in_also_is_told_before_anything_is_erased(wh, also, error):
 
 def test_traces_of_nothing(wh):
     assert find_traces(wh, []) == [] and find_traces(wh, ["", "abc"]) == []
+
+
+def test_only_texts_that_are_hers_alone_are_traces_and_only_as_a_whole(wh):
+    wh.publish("raw.visits", "SELECT 'Doe, John ' || range AS name, 'p' || range || '@mail.example' AS mail, '5' || range || '.0' AS weight, 'Oslo' AS city FROM range(3000)")
+    (wh.workspace.root / "report.html").write_text("<style>margin: 510.0px 2%</style>Doe, John 100, Doe, John 10x, p10@mail.examples, Oslo 510.0")
+    erased = erase(wh, "mail", "p10@mail.example").raise_if_traced()
+    assert erased.texts == 2 and erased.rows == {"raw.visits": 1}
+
+
+def test_files_of_the_warehouse_are_never_to_be_deleted_by_hand(wh):
+    wh.publish("raw.people", f"{OTHERS.format(5)} UNION ALL {PERSON}")
+    wh.publish("raw.notes", f"SELECT 'asked by {MAIL}' AS note")
+    (wh.workspace.root / "mail.txt").write_text(MAIL)
+    with pytest.raises(NotErased, match=r"Found in mail\.txt; in the warehouse itself: .*raw\.notes.*Never delete files of the warehouse.*`--also TABLE=COLUMN`.*maintain") as caught:
+        erase(wh, "customer", 4711).raise_if_traced()
+    assert "sqlite" not in str(caught.value) and "find_traces" not in str(caught.value)

@@ -51,6 +51,11 @@ def test_lineage_before_and_after_a_run(pipeline, mlnb):
     after = lineage(mlnb, pipeline, "clean.used")
     assert after["sources"] == {"raw.hidden": 1, "raw.made": 1}
     assert [step["known from"] for step in after["steps"]] == ["pipeline.yaml and the ledger"]
+    assert mlnb("run", "small", cwd=pipeline).stdout.count("cached") == 2
+    assert lineage(mlnb, pipeline, "clean.used") == after and after["since"] == ""
+    with open_warehouse(find_workspace(pipeline)) as wh:
+        wh.publish("clean.used", "SELECT 43 AS n")
+    assert "was not made by a run: the last one," in mlnb("lineage", "clean.used", cwd=pipeline).stdout
     hidden = lineage(mlnb, pipeline, "raw.hidden")
     assert [(step["step"], step["known from"]) for step in hidden["steps"]] == [("use", "the ledger")]
     assert "by hand" in hidden["published"] and hidden["dependents"] == {"clean.used": 1}

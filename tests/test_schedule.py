@@ -139,6 +139,14 @@ def test_what_was_missed_is_run_once_and_not_again_after_a_restart(missed, start
     assert "succeeded" in mlnb("schedule", "--list", cwd=missed).stdout
 
 
+def test_a_run_that_succeeded_is_told_so_beside_a_time_that_was_missed_since(missed, mlnb):
+    write_pipeline(missed, "pass", f'"{YEARLY}"')
+    write_last(find_workspace(missed), "small", Last(f"{YEARLY} UTC", LONG_AGO, "succeeded", LONG_AGO))
+    (row,) = json.loads(mlnb("schedule", "--list", "--json", cwd=missed).stdout)
+    assert row["status"] == "succeeded" and row["missed"] > row["last run"]
+    assert "missed" in mlnb("schedule", "--list", cwd=missed).stdout
+
+
 def test_a_run_outlives_a_scheduler_that_is_killed_and_is_not_repeated(missed, start, mlnb):
     place = write_pipeline(missed, UNTIL_GO, f'"{YEARLY}"')
     first = start(missed, "schedule")

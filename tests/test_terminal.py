@@ -114,8 +114,43 @@ def test_version_and_help(workspace, mlnb):
         assert command in shown
 
 
+AS_THEY_ARE = {
+    "640.44": "640.44",
+    "12345.67::DECIMAL(10, 2)": "12345.67",
+    "99999.5::DOUBLE": "99999.5",
+    "1e6::DOUBLE": "1000000.0",
+    "12345678": "12345678",
+    "TIMESTAMPTZ '2024-01-01 01:00:00.5+01'": "2024-01-01 00:00:00.5+00",
+    "INTERVAL 1 DAY": "1 day",
+    "{'a': 1}": "{'a': 1}",
+}
+
+
+def test_sql_shows_values_as_they_are(workspace, mlnb):
+    values = ", ".join(f"{value} AS c{place}" for place, value in enumerate(AS_THEY_ARE))
+    _, row = mlnb("sql", f"SELECT {values}", cwd=workspace).stdout.splitlines()
+    assert re.split(r" {2,}", row.strip()) == list(AS_THEY_ARE.values())
+
+
 def test_sql_says_when_it_shows_only_some_rows(workspace, mlnb):
     shown = mlnb("sql", "SELECT * FROM range(30)", "--limit", "10", cwd=workspace).stdout
     assert "and more: --limit 100" in shown
     rows = json.loads(mlnb("sql", "SELECT * FROM range(30)", "--limit", "10", "--json", cwd=workspace).stdout)
     assert len(rows) == 30
+
+
+def test_what_a_newcomer_types_is_answered(workspace, mlnb):
+    (workspace / "a.csv").write_text("customer\n17\n")
+    assert "raw.a: replace, 1 row read" in mlnb("ingest", "raw.a", "a.csv", cwd=workspace).stdout
+    asked = mlnb("tables", "raw.a", cwd=workspace)
+    assert asked.returncode == 2 and "mlnb tables describe raw.a" in " ".join(asked.stderr.split())
+    assert mlnb("privacy", "erase", "customer", "99", "--yes", cwd=workspace).stdout.startswith("Nobody with customer 99 was found")
+    assert mlnb("privacy", "erase", "customer", "17", "--yes", cwd=workspace).stdout.startswith("1 row of 1 table, 1 snapshot,")
+    _, record = in_terminal("audit", "list", cwd=workspace, columns=100)
+    assert len(record.strip().splitlines()) == 5  # a heading, and a line for each of four
+    (workspace / "nbs" / "pipelines" / "small" / "pipeline.yaml").write_text("title: A small one\nsteps: []\n")
+    assert mlnb("graph", cwd=workspace).stdout.split() == ["pipeline", "small"]
+
+
+def test_init_quotes_a_name_with_a_space(tmp_path, mlnb):
+    assert "Next: cd 'a b' && mlnb run flights" in mlnb("init", "a b", cwd=tmp_path).stdout

@@ -21,6 +21,7 @@ PANELS = {  # of `mlnb --help`, with their commands, in this order
 }
 INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 ENDED = "Interrupted. What was published and executed so far is kept; `mlnb runs` shows the runs."
+ONE = re.compile(r"(?<![\d.,])(1 (?:row|column|table|snapshot|file|text|trace|place|line|check))s\b")  # of which there is one
 COMMENT = re.compile(r"--[^=\s]*\s")  # how a query begins that begins with a comment; an option holds no space there
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 At = Annotated[str, typer.Option("--at", metavar="WHEN", help="Read as of a snapshot (7), a day (2013-10-31) or an instant.")]
@@ -112,7 +113,7 @@ def pairs(texts: list[str] | None, option: str) -> dict[str, str]:
 
 def said(noun: object) -> str:
     """What a noun of ours says of itself, without the name of its class."""
-    return repr(noun).partition("(")[2].removesuffix(")")
+    return ONE.sub(r"\1", repr(noun).partition("(")[2].removesuffix(")"))
 
 
 def main() -> None:

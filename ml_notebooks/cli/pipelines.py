@@ -1,5 +1,6 @@
 """What is known of pipelines beside their runs: graph, schedule, lineage."""
 
+import re
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -39,7 +40,7 @@ def list_schedules(json: bool) -> None:
     from ..terminal import print_rows
 
     rows = schedule_rows(find())
-    columns = ["pipeline", "cron", "time zone", "next run", "last run", "status"]
+    columns = ["pipeline", "cron", "time zone", "next run", "last run", "status", *["missed"] * any(row["missed"] for row in rows)]
     shown = [{name: value.isoformat(" ", "seconds") if isinstance(value, datetime) else value for name, value in row.items()} for row in rows]
     print_rows(rows if json else shown, columns, json, empty="No pipeline has a schedule: add a line such as `schedule: \"0 6 * * *\"` to a pipeline.yaml.")
     for row in rows:
@@ -51,14 +52,18 @@ def list_schedules(json: bool) -> None:
 
 @app.command()
 def graph(
-    name: Annotated[str, typer.Argument(help="A pipeline: a folder in nbs/pipelines.")],
+    name: Annotated[str, typer.Argument(help="A pipeline: a folder in nbs/pipelines; default a list of them.")] = "",
     json: Json = False,
 ) -> None:
-    """Draw which step of a pipeline waits for which."""
+    """Draw which step of a pipeline waits for which; without a name, list the pipelines."""
     from ..pipelines.graph import check_graph, graph_rows, graph_text
-    from ..pipelines.spec import load_pipeline
+    from ..pipelines.spec import load_pipeline, pipeline_names
     from ..terminal import print_rows
 
+    if not name:
+        rows = [{"pipeline": each} for each in pipeline_names(find())]
+        print_rows(rows, ["pipeline"], json, empty="No pipeline: make a folder with a pipeline.yaml in nbs/pipelines.")
+        return
     pipeline = load_pipeline(find(), name)
     check_graph(pipeline)
     if not json:
@@ -83,8 +88,10 @@ def lineage(
         return
     if found.published:
         print(f"{name}: {found.published}")
+    if found.since:
+        print(found.since)
     columns = ["what", "pipeline", "step", "run", "when", "version", "known from"]
     print_rows(found.to_rows(), columns, json, empty="No step of a pipeline makes or reads it.")
     for words, names in (("Follows from", found.sources), ("Leads to", found.dependents)):
         if names:
-            print(f"{words}: {', '.join(names)}")
+            print(f"{words}: {', '.join(re.sub('^run:', 'MLflow run ', each) for each in names)}")

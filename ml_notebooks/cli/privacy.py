@@ -101,7 +101,8 @@ def erase_person(
     if json:
         print_json(vars(done) | {"rows": dict(done.rows), "traces": traces})
     else:
-        print(said(done))
+        nobody = not (done.rows or done.snapshots or done.traces)
+        print(f"Nobody with {key} {value} was found, in any table or snapshot. Nothing was erased." if nobody else said(done))
         for rows, columns in (([{"table": name, "rows": count} for name, count in done.rows.items()], ["table", "rows"]), (traces, ["place", "how", "what"])):
             if rows:
                 print()
@@ -131,11 +132,12 @@ def audit_list(
 ) -> None:
     """List what is on record, the oldest first."""
     from ..data.audit import read_audit
-    from ..terminal import print_rows
+    from ..terminal import console, print_rows
 
     rows = read_audit(find())[-limit:]
-    shown = [{"run": "", "step": ""} | row | {"tables": ", ".join(row.get("tables", []))} for row in rows]
-    print_rows(rows if json else shown, ["number", "time", "user", "run", "step", "action", "tables"], json, empty="Nothing is on record yet.")
+    shown = [{"run": "", "step": ""} | row | {"time": f"{row['time'][:19].replace('T', ' ')}Z", "tables": ", ".join(row.get("tables", []))} for row in rows]
+    run = ["run"] * (console(sys.stdout).width >= 120)  # a narrower terminal keeps the rest of an entry on its line
+    print_rows(rows if json else shown, ["number", "time", "user", *run, "step", "action", "tables"], json, empty="Nothing is on record yet.")
 
 
 @audit.command("verify")

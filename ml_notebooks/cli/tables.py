@@ -4,6 +4,7 @@ import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from .app import At, Json, app, as_of, moment, reading, said, writing
 
@@ -11,7 +12,19 @@ if TYPE_CHECKING:
     from ..data.columns import ColumnProfile
     from ..data.comparison import Comparison
 
-tables = typer.Typer(help="List the tables; profile, compare, describe, restore or tidy them.", invoke_without_command=True)
+
+
+class Tables(TyperGroup):
+    """Commands on tables, of which none is a table's name."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is meant, or what a table's name was meant for."""
+        if args and "." in args[0] and args[0] not in self.commands:
+            ctx.fail(f"No such command '{args[0]}'. A table is shown by `mlnb tables describe {args[0]}`.")
+        return super().resolve_command(ctx, args)
+
+
+tables = typer.Typer(cls=Tables, help="List the tables; profile, compare, describe, restore or tidy them.", invoke_without_command=True)
 app.add_typer(tables, name="tables")
 Table = Annotated[str, typer.Argument(help="A table, for example raw.flights.")]
 EMPTY = "The warehouse is empty: run a pipeline, or load a file with `mlnb ingest`."

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Erasure', 'erase']
 
-# %% ../../nbs/library/data/41_erasure.ipynb #d9526234
+# %% ../../nbs/library/data/41_erasure.ipynb #2e3962c0
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ from ..logs import current_user
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../../nbs/library/data/41_erasure.ipynb #a3353b26
+# %% ../../nbs/library/data/41_erasure.ipynb #776a2c34
 @dataclass(frozen=True)
 class Erasure:
     """What was removed, and what was found when it was searched for."""
@@ -50,12 +50,13 @@ class Erasure:
         """One row a place where something is left."""
         import pandas as pd
 
-        return pd.DataFrame(map(vars, self.traces), columns=list(Trace.__dataclass_fields__))
+        return pd.DataFrame(map(vars, self.traces), columns=["place", "how", "what"])
 
     def raise_if_traced(self) -> "Erasure":
         """This erasure, when nothing is left. Raises `NotErased` otherwise."""
         if self.traces:
-            raise NotErased(dict.fromkeys(trace.place for trace in self.traces))
+            own = dict.fromkeys(trace.holder for trace in self.traces if trace.holder)
+            raise NotErased(dict.fromkeys(trace.place for trace in self.traces if not trace.holder), own)
         return self
 
     def __repr__(self) -> str:
@@ -109,21 +110,26 @@ def _stands_in(connection: duckdb.DuckDBPyConnection, rows: str, table: SubjectT
     hers = table.is_hers([row[0] for row in connection.execute(f"DESCRIBE FROM {rows}").fetchall()], value)
     return bool(hers and connection.execute(f"SELECT 1 FROM {rows} WHERE {hers} LIMIT 1").fetchall())
 
-# %% ../../nbs/library/data/41_erasure.ipynb #c6a6c474
+# %% ../../nbs/library/data/41_erasure.ipynb #b5a84f97
 _COMMENTS = "SELECT schema_name || '.' || table_name, comment FROM duckdb_tables() WHERE database_name = 'lake' AND schema_name <> 'main' ORDER BY ALL"
 
 
-def _carry_over(wh: Warehouse, snapshots: set[int]) -> None:
+def _carry_over(wh: Warehouse, snapshots: set[int], hers: Collection[str]) -> None:
     """Give the tables whose versions are among snapshots that will be expired a version that stays."""
     connection, versions = wh._connection, table_versions(wh._connection)
     comments = [(name, comment) for name, comment in connection.execute(_COMMENTS).fetchall() if versions.get(name) is None or versions[name] in snapshots]
-    if not comments:
-        return
+    for message, changed in (("kept as it is, while a person was erased", False), ("erase a person", True)):
+        if told := [(name, comment) for name, comment in comments if (name in hers) is changed]:
+            _say(connection, told, message)
+
+
+def _say(connection: duckdb.DuckDBPyConnection, comments: Sequence[tuple[str, str | None]], message: str) -> None:
+    """Make a snapshot that changes nothing of tables but their version and message."""
     connection.execute("BEGIN")
     try:
         for name, comment in comments:
             connection.execute(f"COMMENT ON TABLE lake.{name} IS {'NULL' if comment is None else quote(comment)}")
-        connection.execute(f"CALL lake.set_commit_message({quote(current_user())}, 'erase a person')")
+        connection.execute(f"CALL lake.set_commit_message({quote(current_user())}, {quote(message)})")
         connection.execute("COMMIT")
     except duckdb.Error:
         with suppress(duckdb.Error):  # a COMMIT that failed has rolled back
@@ -185,7 +191,7 @@ def _vacuum(wh: Warehouse) -> None:
         reason = ended.stderr.strip().splitlines()[-1:] or ["A reader holds its log."]
         raise WarehouseUnavailable(file.name, f"The rows are deleted, but it could not be written anew: {reason[0]}")
 
-# %% ../../nbs/library/data/41_erasure.ipynb #26d66841
+# %% ../../nbs/library/data/41_erasure.ipynb #9d0e6860
 def _search(wh: Warehouse, tables: Sequence[SubjectTable], value: str) -> tuple[list[Trace], int]:
     """Where in tables and catalogue she still stands, and in how many places she was looked for."""
     connection, places = wh._connection, dict[str, tuple[str, SubjectTable]]()  # place -> its rows in SQL
@@ -194,10 +200,10 @@ def _search(wh: Warehouse, tables: Sequence[SubjectTable], value: str) -> tuple[
         inlined = connection.execute(_INLINED, [[table.id]]).fetchall()
         places |= {f"catalogue: {name}": (f"__ducklake_metadata_lake.{name}", table) for (name,) in inlined}
     root = f"{wh.workspace.root.resolve()}/"
-    found = [place.removeprefix(root) for place, (rows, table) in places.items() if _stands_in(connection, rows, table, value)]
-    return [Trace(place, "rows", mask(value)) for place in found], len(places)
+    found = {place.removeprefix(root): table.name for place, (rows, table) in places.items() if _stands_in(connection, rows, table, value)}
+    return [Trace(place, "rows", mask(value), name) for place, name in found.items()], len(places)
 
-# %% ../../nbs/library/data/41_erasure.ipynb #5f651dfa
+# %% ../../nbs/library/data/41_erasure.ipynb #a9805bf3
 def erase(
     wh: Warehouse,
     subject_key: str,  # for example `customer_id`
@@ -220,7 +226,7 @@ def erase(
         snapshots = [number for (number,) in wh._connection.execute("SELECT snapshot_id FROM lake.snapshots()").fetchall()]
         for table in tables:
             shown |= _holding(wh, table, wanted, snapshots)
-        _carry_over(wh, shown)
+        _carry_over(wh, shown, {*deleted, *(table.name for table, _ in rows)})
         files = _expire(wh, shown)
         _forget(wh, tables, [row for _, row in rows], wanted)
         _vacuum(wh)

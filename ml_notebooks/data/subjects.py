@@ -6,7 +6,7 @@
 __all__ = ['SHORT', 'subject_text', 'SubjectTable', 'subject_tables', 'columns_now', 'hers_now', 'unsure_lines', 'SubjectData',
            'history', 'own_texts', 'export', 'about_subject']
 
-# %% ../../nbs/library/data/40_subjects.ipynb #e9e1e4a2
+# %% ../../nbs/library/data/40_subjects.ipynb #4c45852a
 import hashlib
 import hmac
 import json
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .audit import record
-from .catalog import catalog_file, identifier, quote, table_folder
+from .catalog import identifier, quote
 from .contracts import FAILURES
-from .traces import Trace, find_traces
+from .traces import Trace, find_traces, is_plain
 from .warehouse import Warehouse
 from ..errors import BadSubject, UnknownColumn, UnknownSubject, UnknownTable
 
@@ -234,21 +234,30 @@ def history(wh: Warehouse, tables: Sequence[SubjectTable], value: str) -> tuple[
                 rows += [(table, dict(zip(names, line, strict=True))) for line in lines]
     return shown, rows
 
-# %% ../../nbs/library/data/40_subjects.ipynb #d67fc900
+# %% ../../nbs/library/data/40_subjects.ipynb #1d7429ed
 def own_texts(wh: Warehouse, tables: Sequence[SubjectTable], rows: Sequence[tuple[SubjectTable, Mapping[str, Any]]], value: str) -> list[str]:
     """The texts of her rows that stand in nobody else's."""
-    held = [table.texts(row) for table, row in rows]
-    texts = {(column, text): None for row in held for column, text in row.items() if isinstance(text, str) and len(text) >= SHORT}
+    held = (text for table, row in rows for text in table.texts(row).values())
+    texts = list(dict.fromkeys(text for text in held if isinstance(text, str) and _tells_of_one(text)))
     shared = set[str]()
     for name, hers in hers_now(wh, tables, value):
-        there = set(columns_now(wh, name))
-        for column, text in texts:
-            query = f"SELECT 1 FROM lake.{name} WHERE {identifier(column)}::VARCHAR = ? AND NOT coalesce({hers}, false) LIMIT 1"
-            if column in there and wh._connection.execute(query, [text]).fetchall():
-                shared.add(text)
-    return [text for text in dict.fromkeys(text for _, text in texts) if text not in shared]
+        columns = [f"{identifier(column)}::VARCHAR" for column, kind, *_ in wh._connection.execute(f"DESCRIBE lake.{name}").fetchall() if not is_plain(kind)]
+        others = f"SELECT unnest([{', '.join(columns)}]) FROM lake.{name} WHERE NOT coalesce({hers}, false)"
+        query = f"SELECT text FROM (SELECT unnest($1::VARCHAR[]) AS text) WHERE text IN ({others})"
+        shared |= {text for (text,) in wh._connection.execute(query, [texts]).fetchall()} if columns and texts else set()
+    return [text for text in texts if text not in shared]
 
-# %% ../../nbs/library/data/40_subjects.ipynb #1af0552d
+
+_AMOUNT = re.compile(r"[-+]?(\d{1,3}([,.' ]\d{3})+|\d*)([.,]\d+)?([eE][-+]?\d+)?\s*%?")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.]\d+)?)?)?(Z|[+-]\d\d(:?\d\d)?)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
+
+
+def _tells_of_one(text: str) -> bool:
+    """Whether a text can be of one person wherever it stands: six characters or more, no amount, no date."""
+    number = re.fullmatch(r"\+?\d{6,}", text)  # of a telephone, of a customer
+    return len(text) >= 6 and bool(number or not (_AMOUNT.fullmatch(text) or _DATE.fullmatch(text)))
+
+# %% ../../nbs/library/data/40_subjects.ipynb #af63e9f4
 def export(
     wh: Warehouse,
     subject_key: str,  # for example `customer_id`
@@ -266,12 +275,11 @@ def export(
         rows = wh._connection.execute(f"FROM lake.{name} WHERE {hers}").df()
         found |= {name: rows} if len(rows) else {}
     shown, rows_then = history(wh, tables, wanted)
-    inside = str(table_folder(wh.workspace) or "\0")
-    traces = [trace for trace in find_traces(wh, own_texts(wh, tables, rows_then, wanted)) if not _is_store(wh, trace, inside)]
+    traces = [trace for trace in find_traces(wh, own_texts(wh, tables, rows_then, wanted)) if not trace.holder]
     record(wh.workspace, "export", found, **about_subject(wh, subject_key, wanted))
     return SubjectData(subject_key, found, tuple(sorted(shown)), tuple(traces), unsure_lines(wh, tables, wanted))
 
-# %% ../../nbs/library/data/40_subjects.ipynb #e4eb490e
+# %% ../../nbs/library/data/40_subjects.ipynb #67719e7d
 def about_subject(wh: Warehouse, key: str, value: str) -> dict[str, object]:
     """How the record names a person: by the key's name and a keyed hash of the value."""
     secret = wh.workspace.settings.privacy.key
@@ -279,9 +287,3 @@ def about_subject(wh: Warehouse, key: str, value: str) -> dict[str, object]:
         return {"key": key}
     subject = hmac.new(b"subject\0" + secret.get_secret_value().encode(), f"{key}={value}".encode(), hashlib.sha256)
     return {"key": key, "subject": subject.hexdigest()[:32]}
-
-
-def _is_store(wh: Warehouse, trace: Trace, inside: str) -> bool:
-    """Whether a trace lies in the warehouse itself."""
-    catalogue, place = catalog_file(wh.workspace), str((wh.workspace.root / trace.place).resolve())
-    return trace.place.startswith("catalogue:") or place.startswith(inside) or (catalogue is not None and place.startswith(str(catalogue.resolve())))

@@ -16,7 +16,7 @@ from ..errors import MLNotebooksError, UnknownTable
 from ..lineage import SETTINGS
 from .spec import load_pipeline, pipeline_names
 
-# %% ../../nbs/library/pipelines/21_provenance.ipynb #961ad9c6
+# %% ../../nbs/library/pipelines/21_provenance.ipynb #69da04e1
 @dataclass(frozen=True)
 class Touch:
     """A step, and one thing that it reads or writes."""
@@ -26,7 +26,7 @@ class Touch:
     name: str  # a table, `model:NAME` or `file:PATH`
     writes: bool
     declared: bool = False  # whether pipeline.yaml says so
-    run: str = ""  # the last run in which it did; nothing where it never did
+    run: str = ""  # the last run in which it did, not one that took the step from the cache; nothing where it never did
     when: Any = None  # when the step began then
     version: str = ""  # of what it read or wrote then
 
@@ -56,10 +56,12 @@ def _declared(wh: Warehouse) -> Iterator[Touch]:
             yield from (Touch(name, step.name, each, False, True) for each in step.reads)
             yield from (Touch(name, step.name, each, True, True) for each in step.writes)
 
-# %% ../../nbs/library/pipelines/21_provenance.ipynb #b6fca78f
+# %% ../../nbs/library/pipelines/21_provenance.ipynb #e4d4e5d5
 _LAST = """
-SELECT runs.pipeline, steps.step, steps.run, steps.started, steps.inputs, steps.outputs
-FROM ops.steps AS steps JOIN ops.runs AS runs USING (run) WHERE steps.status IN ('succeeded', 'cached')
+SELECT runs.pipeline, steps.step, coalesce(made.run, steps.run), coalesce(made.started, steps.started), steps.inputs, steps.outputs
+FROM ops.steps AS steps JOIN ops.runs AS runs USING (run)
+LEFT JOIN ops.steps AS made ON made.run = {executed} AND made.step = steps.step
+WHERE steps.status IN ('succeeded', 'cached')
 QUALIFY row_number() OVER (PARTITION BY runs.pipeline, steps.step ORDER BY steps.started DESC) = 1
 """
 
@@ -67,13 +69,14 @@ QUALIFY row_number() OVER (PARTITION BY runs.pipeline, steps.step ORDER BY steps
 def _done(wh: Warehouse) -> Iterator[Touch]:
     if not {"ops.runs", "ops.steps"} <= set(wh.names()):
         return
-    for pipeline, step, run, when, inputs, outputs in wh.sql(_LAST).fetchall():
+    executed = "steps.taken_from" if "taken_from" in wh.table("ops.steps").columns else "steps.run"  # which early ledgers lack
+    for pipeline, step, run, when, inputs, outputs in wh.sql(_LAST.format(executed=executed)).fetchall():
         for text, writes in ((inputs, False), (outputs, True)):
             for name, version in json.loads(text or "{}").items():
-                if name != SETTINGS:  # which every step reads
+                if name != SETTINGS and version != "missing":  # the settings, which every step reads; a file that was looked for in vain
                     yield Touch(pipeline, step, name, writes, False, run, when, str(version))
 
-# %% ../../nbs/library/pipelines/21_provenance.ipynb #82f4a270
+# %% ../../nbs/library/pipelines/21_provenance.ipynb #5ee5308b
 @dataclass(frozen=True)
 class Provenance:
     """Where a table comes from and where it goes."""
@@ -84,6 +87,7 @@ class Provenance:
     sources: Mapping[str, int] = field(default_factory=dict)  # what it follows from -> how many steps away
     dependents: Mapping[str, int] = field(default_factory=dict)  # what follows from it -> how many steps away
     published: str = ""  # by whom and with which message it was last published
+    since: str = ""  # that this was after the last run of the step that makes it, where it was
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One row for each step that makes or reads it."""
@@ -95,12 +99,12 @@ class Provenance:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as plain values."""
-        return {"table": self.table, "published": self.published, "steps": self.to_rows(), "sources": self.sources, "dependents": self.dependents}
+        return {"table": self.table, "published": self.published, "since": self.since, "steps": self.to_rows(), "sources": self.sources, "dependents": self.dependents}
 
     def __repr__(self) -> str:
         return f"Provenance({self.table}: made by {len(self.made_by)}, read by {len(self.read_by)} steps)"
 
-# %% ../../nbs/library/pipelines/21_provenance.ipynb #18795443
+# %% ../../nbs/library/pipelines/21_provenance.ipynb #30461de6
 def provenance(
     wh: Warehouse,
     table: str,  # or `model:NAME`, `file:PATH`
@@ -115,12 +119,17 @@ def provenance(
     if not (made or read or there):
         raise UnknownTable(table, {*wh.names(), *(t.name for t in known)})
     sources, dependents = (_reach(known, table, upwards) for upwards in (True, False))
-    return Provenance(table, made, read, sources, dependents, _publisher(wh, table) if there else "")
+    return Provenance(table, made, read, sources, dependents, *(_publisher(wh, table, made) if there else ()))
 
 
-def _publisher(wh: Warehouse, table: str) -> str:
+def _publisher(wh: Warehouse, table: str, made: Iterable[Touch]) -> tuple[str, str]:
+    """Who published a table, and whether that was outside of a run."""
     about = wh.tables(table).iloc[0]
-    return f"snapshot {about['version']} of {about['published']:%Y-%m-%d %H:%M} UTC by {about['author']}: {about['message']}"
+    known = {touch.version: touch for touch in made if touch.run}
+    last = max(known.values(), key=lambda touch: touch.when, default=None)
+    outside = last is not None and str(about["version"]) not in known
+    since = f"Snapshot {about['version']} was not made by a run: the last one, {last.run}, made version {last.version}." if last and outside else ""
+    return f"snapshot {about['version']} of {about['published']:%Y-%m-%d %H:%M} UTC by {about['author']}: {about['message']}", since
 
 # %% ../../nbs/library/pipelines/21_provenance.ipynb #227064b2
 def _reach(known: Iterable[Touch], start: str, upwards: bool) -> dict[str, int]:

@@ -6,7 +6,7 @@
 __all__ = ['PAUSE', 'Last', 'read_last', 'write_last', 'due', 'Notes', 'Runs', 'Scheduler', 'scheduler_lock', 'serve_schedules',
            'schedule_rows']
 
-# %% ../../nbs/library/pipelines/18_schedule.ipynb #53f55be0
+# %% ../../nbs/library/pipelines/18_schedule.ipynb #502716f3
 import logging
 import os
 import signal
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Literal
 
@@ -318,17 +318,17 @@ def serve_schedules(
         finally:
             scheduler.end()
 
-# %% ../../nbs/library/pipelines/18_schedule.ipynb #b51cfa23
+# %% ../../nbs/library/pipelines/18_schedule.ipynb #410eefaa
 def schedule_rows(
     workspace: Workspace,
-) -> list[dict[str, Any]]:  # pipeline, cron, time zone, next run, last run, status, error
+) -> list[dict[str, Any]]:  # pipeline, cron, time zone, next run, last run, status, missed, error
     """The pipelines that have a schedule, and those of which it cannot be read."""
     rows, now = [], datetime.now(timezone.utc)
     for name in pipeline_names(workspace):
         try:
             schedule = read_schedule(workspace, name)
         except MLNotebooksError as error:
-            blank = dict.fromkeys(("cron", "time zone", "next run", "last run"))
+            blank = dict.fromkeys(("cron", "time zone", "next run", "last run", "missed"))
             rows.append({"pipeline": name, **blank, "status": "wrong", "error": str(error.at(f"Pipeline `{name}`"))})
             continue
         if schedule is not None:
@@ -343,14 +343,20 @@ def _row(schedule: Schedule, last: Last | None, now: datetime) -> dict[str, Any]
         "next run": next_firing(schedule, now),
         "last run": last.began.astimezone(schedule.zone) if last and last.began else None,
         "status": _state(schedule, last, now),
+        "missed": _missed(schedule, last, now),
     }
 
-# %% ../../nbs/library/pipelines/18_schedule.ipynb #dd9ef32d
+# %% ../../nbs/library/pipelines/18_schedule.ipynb #1e2e1185
 def _state(schedule: Schedule, last: Last | None, now: datetime) -> str:
     if last is not None and last.status == "running" and last.alive():
         return "running"
-    if due(schedule, last, now):
-        return "missed"
     if last is None or last.status == "none":
-        return ""
+        return "missed" if due(schedule, last, now) else ""
     return "unseen" if last.status == "running" else last.status
+
+
+def _missed(schedule: Schedule, last: Last | None, now: datetime) -> datetime | None:
+    """The first scheduled time that no run has followed, unless a scheduler may be about to see to it."""
+    running = last is not None and last.status == "running" and last.alive()
+    firing = None if running else due(schedule, last, now - timedelta(seconds=2 * PAUSE))
+    return firing and firing.astimezone(schedule.zone)
