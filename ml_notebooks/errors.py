@@ -7,23 +7,24 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'Settings
            'MissingExtra', 'UnknownTable', 'InvalidTableName', 'UnknownSnapshot', 'BadQuery', 'BadData',
            'ReadOnlyWarehouse', 'WarehouseLocked', 'NewerWarehouse', 'WarehouseUnavailable', 'BadExtension', 'DiskFull',
            'MissingKey', 'UncoveredPersonalData', 'UnknownSubject', 'BadSubject', 'NotErased', 'AuditNotWritten',
-           'BrokenAudit', 'SealedWarehouse', 'BadSource', 'SourceUnavailable', 'UnknownSource', 'MissingCredential',
-           'BadIngest', 'TooManyRejects', 'RowsLost', 'SchemaChanged', 'ContractBroken', 'EmptySample', 'BadSample',
-           'OneClass', 'NaiveTime', 'NotExplainable', 'OverlappingPeriods', 'WrongExplanation', 'UnknownModel',
-           'UnusableKey', 'UntrustedModel', 'UnknownCheck', 'UnknownContract', 'BadContract', 'BadDraft',
-           'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn', 'BadRecipe', 'UnknownPipeline', 'BadPipeline',
-           'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
-           'BadParameter', 'NotRecordable', 'BadRecordName', 'GateFailed', 'UndeclaredWrite', 'StepFailed',
-           'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnsafeFolder', 'UnknownKernel',
-           'UnknownDashboard', 'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy', 'BadRange',
-           'BackfillFailed']
+           'BrokenAudit', 'SealedWarehouse', 'is_secret', 'masked', 'BadSource', 'SourceUnavailable', 'UnknownSource',
+           'MissingCredential', 'BadIngest', 'TooManyRejects', 'RowsLost', 'SchemaChanged', 'ContractBroken',
+           'EmptySample', 'BadSample', 'OneClass', 'NaiveTime', 'NotExplainable', 'OverlappingPeriods',
+           'WrongExplanation', 'UnknownModel', 'UnusableKey', 'UntrustedModel', 'UnknownCheck', 'UnknownContract',
+           'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn', 'BadRecipe',
+           'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell',
+           'UnknownParameter', 'BadParameter', 'NotRecordable', 'BadRecordName', 'GateFailed', 'UndeclaredWrite',
+           'StepFailed', 'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnsafeFolder',
+           'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy',
+           'BadRange', 'BackfillFailed']
 
-# %% ../nbs/library/01_errors.ipynb #246290b3
+# %% ../nbs/library/01_errors.ipynb #ddf6174b
 import re
 import signal
 import tempfile
 from collections.abc import Iterable
 from difflib import get_close_matches
+from urllib.parse import unquote
 
 # %% ../nbs/library/01_errors.ipynb #61f94fb2
 class MLNotebooksError(Exception):
@@ -240,7 +241,7 @@ class DiskFull(MLNotebooksError, OSError):
             "Free some space and run it again; what was published before stands.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #527c8ebe
+# %% ../nbs/library/01_errors.ipynb #86178f2d
 class MissingKey(MLNotebooksError, PermissionError):
     """Something needs a key that is not set."""
 
@@ -280,12 +281,19 @@ class BadSubject(MLNotebooksError, ValueError):
 class NotErased(MLNotebooksError, RuntimeError):
     """A person was erased from the tables, and traces are left."""
 
-    def __init__(self, places: Iterable[str]):
-        places = list(places)
+    def __init__(self, files: Iterable[str], holders: Iterable[str] = ()):
+        files, holders = list(files), list(holders)
+        more = f" and {len(files) - 5} more" if files[5:] else ""
+        found = [", ".join(files[:5]) + more] * bool(files) + [f"in the warehouse itself: {', '.join(holders)}"] * bool(holders)
+        yours = ["Delete these files, or write them anew without her: reports, by running their pipeline with `mlnb run --force`."]
+        its = [
+            "Never delete files of the warehouse by hand. A table that calls the key otherwise is named by `--also TABLE=COLUMN`, any other is published anew without her;"
+            " what only old snapshots and files hold goes by `mlnb tables maintain`."
+        ]
         super().__init__(
-            "The rows are gone from every table and snapshot, but traces of the person are left.",
-            f"Found in {', '.join(places[:5])}{f' and {len(places) - 5} more' if places[5:] else ''}.",
-            "Delete these or run them again, then look once more with `find_traces`.",
+            "The rows are gone from every table that was searched by the key, but traces of the person are left.",
+            f"Found in {'; '.join(found)}.",
+            " ".join(yours * bool(files) + its * bool(holders) + ["The same `mlnb privacy erase` looks for the key again."]),
         )
 
 # %% ../nbs/library/01_errors.ipynb #3384a284
@@ -318,19 +326,41 @@ class SealedWarehouse(MLNotebooksError, PermissionError):
             f"The warehouse at `{catalog}` is encrypted.", reason, "Set MLNB_WAREHOUSE__ENCRYPTION_KEY to the key that it was made with; without that key nobody can read it."
         )
 
-# %% ../nbs/library/01_errors.ipynb #01a777f9
+# %% ../nbs/library/01_errors.ipynb #f44803c5
+_LOGIN = re.compile(r"(?i)\b(https?://)(?:[^\s`/?#]*@|[^\s`:/@]*:(?!\d+(?:[/?#]|$))[^\s`]*@)|\b((?!https?://)[a-z][a-z0-9+.-]*://)[^\s`:/@]*:[^\s`]*@")
+_GIVEN = re.compile(r"([?&;#])([^\s`=&;#?]+)=([^\s`&#]+)")
+_SECRET = re.compile(r"(?i).*(key|token|secret|signature|credentials?|passw(or)?d|passphrase|pwd|auth|authorization)|sig|pass|pw|jwt|sas|code|appid|session")
+
+
+def is_secret(
+    name: str,  # of a parameter, for example `api_key`
+) -> bool:
+    """Whether a name says that its value is for nobody else."""
+    return bool(_SECRET.fullmatch(name))
+
+
+def masked(
+    text: str,  # an address, or words with addresses in them
+) -> str:
+    """`text` with stars for logins and for the values of secret parameters in its addresses."""
+    if "://" not in text:
+        return text
+    text = _LOGIN.sub(lambda found: f"{found[1] or found[2]}***@", text)
+    return _GIVEN.sub(lambda found: f"{found[1]}{found[2]}={'***' if is_secret(unquote(found[2])) else found[3]}", text)
+
+# %% ../nbs/library/01_errors.ipynb #28bb6813
 class BadSource(MLNotebooksError, ValueError):
     """What is to be read cannot be read as what it should be."""
 
     def __init__(self, name: str, reason: str, do: str = "Nothing was written: mend the source, or say how it is to be read."):
-        super().__init__(f"`{name}` could not be read.", reason, do)
+        super().__init__(f"`{masked(name)}` could not be read.", masked(reason), do)
 
 
 class SourceUnavailable(MLNotebooksError, ConnectionError):
     """A server did not give what it was asked for, or stopped in the middle of it."""
 
     def __init__(self, name: str, reason: str, do: str = "Nothing was written: run it again when the server answers."):
-        super().__init__(f"`{name}` could not be read to its end.", reason, do)
+        super().__init__(f"`{masked(name)}` could not be read to its end.", masked(reason), do)
 
 
 class UnknownSource(MLNotebooksError, LookupError):
