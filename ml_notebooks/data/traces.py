@@ -175,7 +175,7 @@ def _in_catalogue(connection: duckdb.DuckDBPyConnection, texts: list[str]) -> It
         for found in _in_rows(connection, f"__ducklake_metadata_lake.{table} AS entry", ["entry::VARCHAR"], texts):
             yield inlined.get(table) or table, *found
 
-# %% ../../nbs/library/data/39_traces.ipynb #99f17481
+# %% ../../nbs/library/data/39_traces.ipynb #9788aad3
 def find_traces(
     wh: Warehouse,
     texts: Iterable[str],  # at least four characters each, so that they say something
@@ -204,8 +204,8 @@ def _in_tables(wh: Warehouse, texts: list[str]) -> Iterator[tuple[str, str, str,
         key, table = known.get(Path(file).name, (None, _NOBODYS))
         for found in _in_parquet(wh._connection, file, key, texts):
             yield file.removeprefix(inside), table, *found
-    for table, *found in _in_catalogue(wh._connection, texts):
-        yield f"catalogue: {table}", table if "." in table else "the catalogue", *found
+    for table, text, whole, part in _in_catalogue(wh._connection, texts):
+        yield f"catalogue: {table}", table if "." in table else "the catalogue", text, whole, part
 
 # %% ../../nbs/library/data/39_traces.ipynb #bec73bc6
 _NOBODYS = "a file that no snapshot knows"
