@@ -273,6 +273,28 @@ def test_a_column_of_missing_values_has_a_type_and_takes_others_later(wh, tmp_pa
     assert ingest(wh, "raw.void", write(tmp_path, "id,x\n3,some\n", "more.csv"), mode="append").inserted == 1
 
 
+def test_a_row_that_lacks_several_fields_is_rejected_once(wh, tmp_path):
+    done = ingest(wh, "raw.lacking", write(tmp_path, "a,b,c,d\n1,2,3,4\n5\nx,6\n7,8,9,10,11,12\n"), types={"a": "BIGINT"}, max_rejects=3)
+    found = wh.sql('SELECT line, "column", text, reason FROM raw.lacking__rejects ORDER BY line').fetchall()
+    assert [row[:3] for row in found] == [(3, "b", "5"), (4, "c", "x,6"), (5, None, "7,8,9,10,11,12")] and len(found) == done.rejected
+    assert [row[3][-8:] for row in found] == ["Found: 1", "Found: 2", "Found: 5"]
+
+
+@pytest.mark.parametrize("missing", [["-", "n/a"], ("n/a", "-")])
+def test_several_texts_may_stand_for_a_missing_value(wh, tmp_path, missing):
+    path = write(tmp_path, "id,v\n1,-\n2,n/a\n3,5\nx\n")
+    assert ingest(wh, "raw.missing_texts", path, missing=missing, max_rejects=1).rejected == 1
+    assert rows_of(wh, "raw.missing_texts") == [(1, None), (2, None), (3, 5)]
+    with pytest.raises(BadSource, match=r"`-,n/a`, which is to stand for a missing value, holds the delimiter `,`"):
+        ingest(wh, "raw.missing_texts", path, missing="-,n/a")
+
+
+@pytest.mark.parametrize("name", ["ops.runs", "ops.ingests"])
+def test_what_the_workspace_keeps_of_itself_is_no_target(wh, tmp_path, name):
+    with pytest.raises(BadIngest, match="The schema `ops` holds what the workspace keeps of itself"):
+        ingest(wh, name, write(tmp_path, "id\n1\n"), on_change="add")
+
+
 def test_a_row_that_cannot_be_accounted_for_stops_everything(wh, table, tmp_path, monkeypatch):
     before = rows_of(wh, table)
     monkeypatch.setattr("ml_notebooks.data.readers.delimited.count_lines", lambda path, loading: (99, False))

@@ -15,7 +15,7 @@ from .staging import Staged
 from ..errors import BadIngest, SchemaChanged
 from ..lineage import check_write
 
-# %% ../../nbs/library/data/21_modes.ipynb #07ef72ed
+# %% ../../nbs/library/data/21_modes.ipynb #2008a36c
 Mode = Literal["replace", "append", "merge", "incremental"]
 OnChange = Literal["fail", "add", "widen"]
 
@@ -37,6 +37,7 @@ def check_plan(plan: Plan) -> None:
     """Nothing, when a plan makes sense. Raises `InvalidTableName` and `BadIngest`."""
     check_table_name(plan.table)
     wrong = [
+        (plan.table.startswith("ops."), "The schema `ops` holds what the workspace keeps of itself: runs, loads, lineage.", "Choose another schema, such as `raw`."),
         (plan.mode not in ("replace", "append", "merge", "incremental"), f"There is no mode `{plan.mode}`.", "Choose replace, append, merge or incremental."),
         (plan.on_change not in ("fail", "add", "widen"), f"`on_change` is `{plan.on_change}`.", "Choose fail, add or widen."),
         (plan.mode == "merge" and not plan.keys, "A merge was given no keys.", "Name the columns that tell rows apart with `keys`."),

@@ -6,13 +6,13 @@
 __all__ = ['Since', 'Counter', 'Loading', 'Source', 'FileFormat', 'LocalFile', 'FileSource', 'place_of', 'Addressed', 'identity',
            'known_as', 'sources', 'find_source', 'options_from_text', 'package_file', 'csv_query']
 
-# %% ../../nbs/library/data/15_sources.ipynb #ceee64aa
+# %% ../../nbs/library/data/15_sources.ipynb #c1f2663d
 import hashlib
 import importlib
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.metadata import entry_points
@@ -63,7 +63,7 @@ class Loading:
             raise MissingCredential(name)
         return held.get_secret_value()
 
-# %% ../../nbs/library/data/15_sources.ipynb #58d38398
+# %% ../../nbs/library/data/15_sources.ipynb #899a2ec3
 @runtime_checkable
 class Source(Protocol):
     """Rows as Arrow batches."""
@@ -78,7 +78,7 @@ class FileFormat:
 
     format: str = ""  # csv, json, parquet, arrow, excel, hdf5
     delimiter: str = ""  # of CSV
-    missing: str = ""  # text of CSV that stands for a missing value
+    missing: str | Sequence[str] = ""  # text of CSV that stands for a missing value, or several
     encoding: str = "utf-8"
     types: Mapping[str, str] = field(default_factory=dict)  # column -> SQL type, for text formats
     part: str = ""  # an Excel sheet, or a dataset of HDF5
@@ -204,10 +204,10 @@ def _check_options(address: str, kind: Any, options: Mapping[str, Any]) -> None:
     if wrong and len(names) == len(known):
         raise BadSource(address, f"It takes no `{wrong[0]}`. {did_you_mean(wrong[0], names)}".strip(), f"It takes {', '.join(names)}.")
 
-# %% ../../nbs/library/data/15_sources.ipynb #e6c05b10
+# %% ../../nbs/library/data/15_sources.ipynb #12be11e3
 def options_from_text(
     address: str,
-    texts: Mapping[str, str],  # for example `{"missing": "NA", "types.zip": "VARCHAR"}`
+    texts: Mapping[str, str | list[str]],  # for example `{"missing": "NA", "types.zip": "VARCHAR"}`
 ) -> dict[str, Any]:
     """The options that `find_source` takes for an address, from texts. Raises `UnknownSource` and `BadSource`."""
     from pydantic import TypeAdapter, ValidationError
@@ -224,6 +224,8 @@ def options_from_text(
         try:
             options[name] = TypeAdapter(types.get(name, Any)).validate_python(given)
         except ValidationError as error:
+            if isinstance(given, list):
+                raise BadSource(address, f"`{name}` was given several times: {', '.join(given)}.", "Nothing was written: give it once.") from error
             shown = _without_secrets({name: given})[name]
             raise BadSource(address, f"`{name}` cannot be `{shown}`: {error.errors()[0]['msg']}.") from error
     return options

@@ -61,13 +61,13 @@ def _first_row(file: LocalFile, delimiter: str) -> list[str]:
         except csv.Error as error:
             raise BadSource(file.name, f"Its first line is no row of names: {error}.", "Nothing was written: look for a quote in it that is not closed.") from error
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #ac9c423a
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #0619efbc
 @dataclass(frozen=True)
 class Dialect:
     """How a file is to be read."""
 
     delimiter: str
-    missing: str
+    missing: tuple[str, ...]
     types: dict[str, str]  # column -> SQL type, in order
     date: str = ""  # format of dates; default ISO
     timestamp: str = ""
@@ -89,7 +89,7 @@ def _fixed(dialect: Dialect) -> list[str]:
     options = [f"delim = {quote(dialect.delimiter)}", "quote = '\"'", "escape = '\"'", "header = true", "skip = 0", "comment = ''"]
     formats = {"dateformat": dialect.date, "timestampformat": dialect.timestamp, "decimal_separator": dialect.decimal, "thousands": dialect.thousands}
     options += [f"{name} = {quote(value)}" for name, value in formats.items() if value]
-    return [*options, f"nullstr = {quote(dialect.missing)}", f"max_line_size = {LINE}"]
+    return [*options, f"nullstr = [{', '.join(map(quote, dialect.missing))}]", f"max_line_size = {LINE}"]
 
 # %% ../../../nbs/library/data/readers/01_delimited.ipynb #1a9f2e5f
 @contextmanager
@@ -99,18 +99,27 @@ def _explained(file: LocalFile) -> Iterator[None]:
     except duckdb.Error as error:
         raise BadSource(file.name, f"{str(error).splitlines()[0][:300].rstrip('.! ')}.", "Nothing was written: mend the file, or say its `delimiter`, `encoding`, `decimal` or `types`.") from error
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #3f14f1b1
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #1455bd4f
+def _missing(file: LocalFile, delimiter: str) -> tuple[str, ...]:
+    """The texts that stand for a missing value. Raises `BadSource`."""
+    given = file.how.missing
+    texts = (given,) if isinstance(given, str) else tuple(given) or ("",)
+    if wrong := [text for text in texts if delimiter in text]:
+        raise BadSource(file.name, f"`{wrong[0]}`, which is to stand for a missing value, holds the delimiter `{delimiter}`.", 'Nothing was written: give several such texts one by one, as in `missing=["-", "n/a"]`.')
+    return texts
+
+
 def sniff(intake: Intake, file: LocalFile, loading: Loading, sample: int) -> Dialect:
     """The dialect and the types of a file, found in so many of its rows; -1 for all."""
     delimiter, names = header(file)
-    plain = Dialect(delimiter, file.how.missing, dict.fromkeys(names, "VARCHAR"), file.how.date_format, file.how.timestamp_format, file.how.decimal, file.how.thousands)
+    plain = Dialect(delimiter, _missing(file, delimiter), dict.fromkeys(names, "VARCHAR"), file.how.date_format, file.how.timestamp_format, file.how.decimal, file.how.thousands)
     found = _sniffed(intake, file.path, plain, sample)
     if found is None:
         sound = loading.scratch / "sound.csv"
         rows = f"SELECT * FROM read_csv({quote(file.path)}, {_options(plain)}, ignore_errors = true)"
         limit = "" if sample < 0 else f"LIMIT {sample}"
         with _explained(file):
-            intake.execute(f"COPY ({rows} {limit}) TO {quote(sound)} (FORMAT csv, HEADER, DELIMITER {quote(delimiter)}, NULLSTR {quote(file.how.missing)})")
+            intake.execute(f"COPY ({rows} {limit}) TO {quote(sound)} (FORMAT csv, HEADER, DELIMITER {quote(delimiter)}, NULLSTR {quote(plain.missing[0])})")
         found = _sniffed(intake, sound, plain, sample)
     if found is None:
         return plain
@@ -248,7 +257,7 @@ def _was_changed(intake: Intake) -> bool:
     intake.execute(f"ALTER TABLE {intake.rows} DROP COLUMN {_DOUBT}")
     return bool(found)
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #35fcb33f
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #07643066
 def _load(intake: Intake, file: LocalFile, dialect: Dialect, doubted: Collection[str] = ()) -> int:  # rows rejected; their lines are in `refused_lines`
     for name in ("refused_lines", "refused_scans"):
         intake.execute(f"DROP TABLE IF EXISTS temp.{name}")
@@ -266,7 +275,8 @@ def _note(intake: Intake, file: LocalFile, rejected: int) -> int:  # lines that 
     _number(intake, file)
     name, text = quote(file.name), "ltrim(csv_line, chr(10))"
     lines = f"SELECT {name}, number, column_name, left({text}, {TEXT}), split_part(error_message, chr(10), 1) FROM temp.refused_lines JOIN refused_places USING (line_byte_position)"
-    lines += " QUALIFY error_type <> 'CAST' OR NOT bool_or(error_type <> 'CAST') OVER (PARTITION BY line_byte_position)"
+    torn, first = "bool_or(error_type <> 'CAST') OVER (PARTITION BY line_byte_position)", "row_number() OVER (PARTITION BY line_byte_position, error_type = 'CAST' ORDER BY column_idx) = 1"
+    lines += f" QUALIFY NOT {torn} OR (error_type <> 'CAST' AND {first})"
     intake.execute(f"INSERT INTO {intake.rejects} {lines}")
     open_quotes = f"SELECT DISTINCT number, string_split({text}, chr(10)) AS parts FROM temp.refused_lines JOIN refused_places USING (line_byte_position) WHERE error_type = 'UNQUOTED VALUE'"
     inside = f"SELECT number, unnest(range(1, len(parts))) AS further, parts FROM ({open_quotes})"
