@@ -1207,6 +1207,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'ml_notebooks/data/readers/delimited.py'),
                                                      'ml_notebooks.data.readers.delimited._made_whole': ( 'library/data/readers/delimited.html#_made_whole',
                                                                                                           'ml_notebooks/data/readers/delimited.py'),
+                                                     'ml_notebooks.data.readers.delimited._missing': ( 'library/data/readers/delimited.html#_missing',
+                                                                                                       'ml_notebooks/data/readers/delimited.py'),
                                                      'ml_notebooks.data.readers.delimited._note': ( 'library/data/readers/delimited.html#_note',
                                                                                                     'ml_notebooks/data/readers/delimited.py'),
                                                      'ml_notebooks.data.readers.delimited._number': ( 'library/data/readers/delimited.html#_number',
