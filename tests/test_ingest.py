@@ -204,6 +204,13 @@ def test_days_and_months_that_could_change_places_are_not_guessed(wh, tmp_path, 
     assert [re.findall(r"with `([^`]*)`", remark) for remark in done.remarks] == ([[UNDECIDED[name]]] if name in UNDECIDED else [])
 
 
+@pytest.mark.parametrize(("day", "kind"), [("03-04-2025", "VARCHAR"), ("25-03-04", "VARCHAR"), ("03-04-2025 10:00:00", "VARCHAR"), ("2025-03-04", "DATE"), ("2025-03-04T10:00:00Z", "TIMESTAMP")])
+def test_days_of_json_are_dates_where_the_year_comes_first(wh, tmp_path, day, kind):
+    table = f"raw.days_of_json_{re.sub('[^0-9]', '', day)}"
+    done = ingest(wh, table, write(tmp_path, f'{{"id": 1, "note": {{}}, "day": "{day}"}}\n{{"id": 2}}\n', "rows.json"))
+    assert [bool(done.remarks), wh.sql(f"SELECT typeof(day) FROM {table}").fetchall()[0][0]] == [kind == "VARCHAR", kind]
+
+
 def test_undecided_days_are_refused_where_dates_are_called_for(wh, tmp_path):
     undecided = write(tmp_path, "id,day\n1,03/04/2025\n", "b.csv")
     wh.publish("raw.days_held", "SELECT 1 AS id, DATE '2025-01-01' AS day")

@@ -169,7 +169,7 @@ def _check_rejects(intake: Intake, plan: Plan) -> None:
         error.do = "Say which `encoding` the file has, such as `cp1252` where it comes from Windows; `.rejects` of this error holds them."
     raise error
 
-# %% ../../nbs/library/data/22_ingest.ipynb #ddbefad4
+# %% ../../nbs/library/data/22_ingest.ipynb #dca32995
 def ingest(
     wh: Warehouse,
     table: str,  # for example `raw.orders`
@@ -178,7 +178,7 @@ def ingest(
     mode: Mode = "replace",
     keys: str | Sequence[str] = (),  # columns that tell rows apart, for `merge` and `incremental`
     cursor: str = "",  # column that only grows, for `incremental`
-    on_change: OnChange = "fail",  # `add` takes new columns and leaves missing ones empty; `widen` also widens types
+    on_change: OnChange = "fail",  # `add` takes new columns and leaves missing ones empty; `widen` also widens types, and lets `replace` take those that are asked for
     max_rejects: int = 0,  # malformed rows that are allowed for
     delete: bool = False,  # whether a merge removes rows that the source no longer has
     message: str = "",  # of the snapshot

@@ -51,7 +51,7 @@ def _is_whole(path: Path) -> bool:
     """Whether a file of a size that fits into memory is one object, over several lines."""
     return path.stat().st_size <= 16 * LINE and _is_line(path.read_bytes())
 
-# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #b65df4c7
+# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #5d58a6fe
 _NOTHING = '"NULL"'  # the type of a column without a value
 
 
@@ -65,10 +65,16 @@ def _types(intake: Intake, path: Path) -> dict[str, str] | None:  # none where a
         if any("\0" in name for name in found):
             return None
         mixed = {name: kind for name, kind in found.items() if kind == "JSON"}
-        texts = f"SELECT {', '.join(f'''bool_or(json_type({identifier(name)}) = 'VARCHAR')''' for name in mixed)} FROM ({_query(path, mixed)})"
-        held = zip(mixed, intake.probe(texts)[0] if mixed else (), strict=True)
+        dated = {name: "VARCHAR" for name, kind in found.items() if kind.startswith(("DATE", "TIMESTAMP"))}
+        checks = [f"bool_or(json_type({identifier(name)}) = 'VARCHAR')" for name in mixed]
+        checks += [f"bool_and(regexp_matches({identifier(name)}, '^\\s*[+-]?\\d{{4}}'))" for name in dated]
+        (told,) = intake.probe(f"SELECT {', '.join(checks)} FROM ({_query(path, mixed | dated)})") if checks else ((),)
+        held = zip(mixed, told[: len(mixed)], strict=True)
+        odd = [name for name, is_plain in zip(dated, told[len(mixed) :], strict=True) if not is_plain]
     except duckdb.Error:
         return None
+    found |= dict.fromkeys(odd, "VARCHAR")
+    intake.remarks |= {name.lower(): f"`{name}` is text, for its dates do not begin with the year: make dates of it in a query." for name in odd}
     found |= {name: _NOTHING if has_text is None else "VARCHAR" if has_text else "JSON" for name, has_text in held}
     return {name: kind if kind == "JSON" else _WORDS.sub(lambda word: "VARCHAR" if word[0] == "JSON" else word[0], kind) for name, kind in found.items()}
 
