@@ -78,7 +78,7 @@ $(VENV)/.pip: | $(BIN)/python
 	@touch $@
 
 $(VENV)/.run: $(ASKED) | $(BIN)/python
-	$(INSTALL) -e '.[lab,demo]'
+	$(INSTALL) -e '.[lab,demo,privacy]'
 	@touch $@
 
 $(VENV)/.test: $(ASKED) | $(BIN)/python

@@ -1,6 +1,7 @@
 """`mlnb run flights` in an empty workspace: seconds by step, where they go, peak memory, and what the model scores.
 
-Then the same again, with nothing changed, seven times.
+Then the cached run: the same again with nothing changed, the command's start included, seven times after each run; its median
+and its slowest are printed.
 
     python benchmarks/flights.py [--repeats 3]
 
@@ -21,6 +22,7 @@ import psutil
 
 from ml_notebooks.pipelines.kernels import parents, stop_parents
 
+AGAIN = 7
 MLNB = [sys.executable, "-m", "ml_notebooks"]
 
 
@@ -63,7 +65,7 @@ def once(folder):
     run = json.loads(subprocess.run([*MLNB, "runs", "--json"], cwd=folder, check=True, capture_output=True, text=True).stdout)[0]
     query = "SELECT step, seconds FROM ops.steps ORDER BY position"
     steps = json.loads(subprocess.run([*MLNB, "sql", query, "--json"], cwd=folder, check=True, capture_output=True, text=True).stdout)
-    return seconds, peak, steps, cells(folder / run["report"]), run["records"], [unchanged(folder) for _ in range(7)]
+    return seconds, peak, steps, cells(folder / run["report"]), run["records"], [unchanged(folder) for _ in range(AGAIN)]
 
 
 def unchanged(folder):
@@ -89,7 +91,7 @@ def main():
     for number, step in enumerate(runs[0][2]):
         print(f"  {step['step']:<10} {statistics.median(r[2][number]['seconds'] for r in runs):6.1f} s")
     again = [seconds for run in runs for seconds in run[5]]
-    print(f"with nothing changed: median {statistics.median(again):.2f} s, slowest {max(again):.2f} s, of {len(again)}")
+    print(f"cached run, with nothing changed: median {statistics.median(again):.2f} s, slowest {max(again):.2f} s, of {len(again)}")
     slow, imports, outside = runs[-1][3]
     print(f"imports in all kernels {imports:.0f} s, kernel start and end, saving {outside:.0f} s; slowest cells:")
     for seconds, step, source in slow:

@@ -4,7 +4,8 @@
 
 The notebook imports pandas, scikit-learn, duckdb, mlflow, shap and matplotlib and prints a line. Every way is called in
 turn, so that a busy moment meets all of them. Then so many notebooks, four at a time; what the runner adds to a step; and Voila's
-first page of the same notebook.
+pages of the same notebook, in turn too: the first of a server that has just started, and the next. A run of flights in which
+nothing changed is measured by flights.py.
 """
 
 import argparse
@@ -97,8 +98,8 @@ def many(folder, count):
     )
 
 
-def first_page(folder, kernel, repeats):
-    """Seconds until Voila has sent the whole page of a notebook of imports, each time with a kernel of its own."""
+def first_pages(folder, kernel):
+    """Seconds until a Voila that has just started has sent the whole page of a notebook of imports, and then the page again."""
     path = notebook(folder / f"page_{kernel}.ipynb", IMPORTS, "print('here')")
     book = nbformat.read(path, 4)
     book.metadata.kernelspec["name"] = kernel
@@ -119,7 +120,7 @@ def first_page(folder, kernel, repeats):
         command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as server:
         try:
-            return [page_seconds(f"http://127.0.0.1:{port}/") for _ in range(repeats + 1)][1:]
+            return [page_seconds(f"http://127.0.0.1:{port}/") for _ in range(2)]
         finally:
             server.send_signal(signal.SIGINT)
 
@@ -137,11 +138,15 @@ def page_seconds(address):
 
 
 def pages(folder, repeats):
-    """Voila's pages with an ordinary and with a warm kernel."""
-    times = {kernel: first_page(folder, kernel, repeats) for kernel in ("python3", KERNEL_NAME)}
-    print("\n| Voila, the whole page | median s | slowest s |\n|---|---|---|")
-    for kernel, values in times.items():
-        print(f"| {kernel} | {statistics.median(values):.3f} | {max(values):.3f} |")
+    """Voila's pages with an ordinary and with a warm kernel, each page with a kernel of its own."""
+    kernels = ("python3", KERNEL_NAME)
+    first_pages(folder, KERNEL_NAME)  # starts the warm parent
+    turns = [{kernel: first_pages(folder, kernel) for kernel in kernels} for _ in range(repeats)]
+    print("\n| Voila, the whole page | first, median s | slowest s | next, median s | slowest s |\n|---|---|---|---|---|")
+    for kernel in kernels:
+        values = zip(*(turn[kernel] for turn in turns), strict=True)
+        figures = [f"{statistics.median(each):.3f} | {max(each):.3f}" for each in values]
+        print(f"| {kernel} | {' | '.join(figures)} |")
 
 
 def overhead(folder, repeats):

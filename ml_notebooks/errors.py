@@ -7,21 +7,24 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'Settings
            'MissingExtra', 'UnknownTable', 'InvalidTableName', 'UnknownSnapshot', 'BadQuery', 'BadData',
            'ReadOnlyWarehouse', 'WarehouseLocked', 'NewerWarehouse', 'WarehouseUnavailable', 'BadExtension', 'DiskFull',
            'MissingKey', 'UncoveredPersonalData', 'UnknownSubject', 'BadSubject', 'NotErased', 'AuditNotWritten',
-           'BrokenAudit', 'SealedWarehouse', 'BadSource', 'SourceUnavailable', 'UnknownSource', 'MissingCredential',
-           'BadIngest', 'TooManyRejects', 'RowsLost', 'SchemaChanged', 'ContractBroken', 'EmptySample', 'BadSample',
-           'OneClass', 'NaiveTime', 'NotExplainable', 'OverlappingPeriods', 'WrongExplanation', 'UnknownModel',
-           'UnusableKey', 'UntrustedModel', 'UnknownCheck', 'UnknownContract', 'BadContract', 'BadDraft',
-           'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn', 'BadRecipe', 'UnknownPipeline', 'BadPipeline',
-           'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
-           'BadParameter', 'NotRecordable', 'GateFailed', 'UndeclaredWrite', 'StepFailed', 'KernelDied', 'UnknownStep',
-           'NothingToResume', 'PipelineBusy', 'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken',
-           'NothingScheduled', 'SchedulerBusy', 'BadRange', 'BackfillFailed']
+           'BrokenAudit', 'SealedWarehouse', 'is_secret', 'masked', 'BadSource', 'SourceUnavailable', 'UnknownSource',
+           'MissingCredential', 'BadIngest', 'TooManyRejects', 'RowsLost', 'SchemaChanged', 'ContractBroken',
+           'EmptySample', 'BadSample', 'OneClass', 'NaiveTime', 'NotExplainable', 'OverlappingPeriods',
+           'WrongExplanation', 'UnknownModel', 'UnusableKey', 'UntrustedModel', 'UnknownCheck', 'UnknownContract',
+           'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn', 'BadRecipe',
+           'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell',
+           'UnknownParameter', 'BadParameter', 'NotRecordable', 'BadRecordName', 'GateFailed', 'UndeclaredWrite',
+           'StepFailed', 'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnsafeFolder',
+           'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy',
+           'BadRange', 'BackfillFailed']
 
-# %% ../nbs/library/01_errors.ipynb #8e73d46d
+# %% ../nbs/library/01_errors.ipynb #ddf6174b
 import re
+import signal
 import tempfile
 from collections.abc import Iterable
 from difflib import get_close_matches
+from urllib.parse import unquote
 
 # %% ../nbs/library/01_errors.ipynb #61f94fb2
 class MLNotebooksError(Exception):
@@ -323,19 +326,41 @@ class SealedWarehouse(MLNotebooksError, PermissionError):
             f"The warehouse at `{catalog}` is encrypted.", reason, "Set MLNB_WAREHOUSE__ENCRYPTION_KEY to the key that it was made with; without that key nobody can read it."
         )
 
-# %% ../nbs/library/01_errors.ipynb #01a777f9
+# %% ../nbs/library/01_errors.ipynb #f44803c5
+_LOGIN = re.compile(r"(?i)\b(https?://)(?:[^\s`/?#]*@|[^\s`:/@]*:(?!\d+(?:[/?#]|$))[^\s`]*@)|\b((?!https?://)[a-z][a-z0-9+.-]*://)[^\s`:/@]*:[^\s`]*@")
+_GIVEN = re.compile(r"([?&;#])([^\s`=&;#?]+)=([^\s`&#]+)")
+_SECRET = re.compile(r"(?i).*(key|token|secret|signature|credentials?|passw(or)?d|passphrase|pwd|auth|authorization)|sig|pass|pw|jwt|sas|code|appid|session")
+
+
+def is_secret(
+    name: str,  # of a parameter, for example `api_key`
+) -> bool:
+    """Whether a name says that its value is for nobody else."""
+    return bool(_SECRET.fullmatch(name))
+
+
+def masked(
+    text: str,  # an address, or words with addresses in them
+) -> str:
+    """`text` with stars for logins and for the values of secret parameters in its addresses."""
+    if "://" not in text:
+        return text
+    text = _LOGIN.sub(lambda found: f"{found[1] or found[2]}***@", text)
+    return _GIVEN.sub(lambda found: f"{found[1]}{found[2]}={'***' if is_secret(unquote(found[2])) else found[3]}", text)
+
+# %% ../nbs/library/01_errors.ipynb #28bb6813
 class BadSource(MLNotebooksError, ValueError):
     """What is to be read cannot be read as what it should be."""
 
     def __init__(self, name: str, reason: str, do: str = "Nothing was written: mend the source, or say how it is to be read."):
-        super().__init__(f"`{name}` could not be read.", reason, do)
+        super().__init__(f"`{masked(name)}` could not be read.", masked(reason), do)
 
 
 class SourceUnavailable(MLNotebooksError, ConnectionError):
     """A server did not give what it was asked for, or stopped in the middle of it."""
 
     def __init__(self, name: str, reason: str, do: str = "Nothing was written: run it again when the server answers."):
-        super().__init__(f"`{name}` could not be read to its end.", reason, do)
+        super().__init__(f"`{masked(name)}` could not be read to its end.", masked(reason), do)
 
 
 class UnknownSource(MLNotebooksError, LookupError):
@@ -655,12 +680,20 @@ class BadParameter(MLNotebooksError, TypeError):
             "Nothing was run: give a value of that type.",
         )
 
-# %% ../nbs/library/01_errors.ipynb #f02b1039
+# %% ../nbs/library/01_errors.ipynb #9b235bd7
 class NotRecordable(MLNotebooksError, TypeError):
     """A value that is to be recorded is not a figure."""
 
     def __init__(self, name: str, found: str):
         super().__init__(f"`{name}` cannot be recorded.", f"It is a {found}.", "Record a number, a text, a truth value, a small table or a plot.")
+
+
+class BadRecordName(MLNotebooksError, ValueError):
+    """What is to be recorded has no name."""
+
+    def __init__(self, name: object):
+        found = f"Found `{name!r}`, {type(name).__name__}." if name != "" else "Found an empty text."
+        super().__init__("What is recorded needs a name.", found, 'Give the name first, then the value: `record("roc_auc", 0.78)`.')
 
 
 class GateFailed(MLNotebooksError, ValueError):
@@ -689,23 +722,34 @@ class StepFailed(MLNotebooksError, RuntimeError):
     def __init__(self, step: str, cell: int, error: str, notebook: str, line: int = 0):
         self.step, self.cell = step, cell
         where = f"in cell {cell}{f', line {line}' if line else ''}" if cell else "before its first cell"
-        super().__init__(
-            f"Step `{step}` failed {where}.", error.rstrip(".") + ".", f"The cells up to there are kept in {notebook}."
-        )
+        said = f"{error.strip()[:-1]} without a message" if error.strip().endswith(":") else error.rstrip(".")
+        super().__init__(f"Step `{step}` failed {where}.", f"{said}.", f"The cells up to there are kept in {notebook}.")
 
 
 class KernelDied(MLNotebooksError, RuntimeError):
     """The kernel of a step ended while a cell ran."""
 
-    def __init__(self, step: str, cell: int, notebook: str):
+    def __init__(self, step: str, cell: int, notebook: str, status: int | None = None):
         self.step, self.cell = step, cell
-        super().__init__(
-            f"The kernel of step `{step}` died in cell {cell}.",
-            "It was killed, or ran out of memory.",
-            f"The cells up to there are kept in {notebook}; run the step again with more memory free.",
-        )
+        do = "look there what its code, or a library that is not Python, did" if _ended_itself(status) else "run the step again with more memory free"
+        super().__init__(f"The kernel of step `{step}` died in cell {cell}.", _how_it_ended(status), f"The cells up to there are kept in {notebook}; {do}.")
 
-# %% ../nbs/library/01_errors.ipynb #6fbf05c5
+
+def _ended_itself(status: int | None) -> bool:
+    return status is not None and -status not in (signal.SIGKILL, signal.SIGTERM)
+
+
+def _how_it_ended(status: int | None) -> str:
+    """A sentence about a process's exit status; below zero it is the signal that ended it."""
+    if status is None:
+        return "It was killed, or ran out of memory."
+    if status >= 0:
+        return f"It ended with exit status {status}, without an error that Python could show."
+    name = next((f"{each.name} ({-status})" for each in signal.Signals if each == -status), str(-status))
+    killed = "; a kernel that runs out of memory is killed so" if -status == signal.SIGKILL else ""
+    return f"It was ended by the signal {name}{killed}."
+
+# %% ../nbs/library/01_errors.ipynb #02cbd2d2
 class UnknownStep(MLNotebooksError, KeyError):
     """A pipeline has no such step."""
 
@@ -729,6 +773,15 @@ class PipelineBusy(MLNotebooksError, TimeoutError):
     def __init__(self, pipeline: str, holder: str):
         super().__init__(
             f"Pipeline `{pipeline}` is already running.", f"It is held by {holder}.", "Wait for it, or end it."
+        )
+
+
+class UnsafeFolder(MLNotebooksError, PermissionError):
+    """A folder that must be private is not."""
+
+    def __init__(self, folder: str, found: str):
+        super().__init__(
+            f"`{folder}` must be a folder that only this user may enter.", found, "Take it away, or point XDG_RUNTIME_DIR at a folder of your own."
         )
 
 

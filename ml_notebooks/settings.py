@@ -7,7 +7,7 @@ __all__ = ['Layer', 'RESERVED', 'CREDENTIAL', 'Section', 'WorkspaceSettings', 'W
            'RunSettings', 'KernelSettings', 'LogSettings', 'DashboardSettings', 'UpkeepSettings', 'PrivacySettings',
            'SourceSettings', 'Settings', 'section_models', 'chosen_profile', 'load_settings', 'secret_values']
 
-# %% ../nbs/library/02_settings.ipynb #1d83c146
+# %% ../nbs/library/02_settings.ipynb #942178c2
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,12 +19,14 @@ from configparser import (
     ParsingError,
 )
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args
 from urllib.parse import unquote
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -96,7 +98,7 @@ class KernelSettings(Section):
 
     preload: str = Field(
         "pandas,pyarrow,duckdb,sklearn.ensemble,sklearn.pipeline,scipy.stats,mlflow,mlflow.sklearn,skops.io,shap,matplotlib.pyplot,"
-        "pydantic_settings,structlog,filelock,yaml,ipywidgets,plotly.graph_objects",
+        "pydantic_settings,structlog,filelock,yaml,nbformat,ipywidgets,plotly.graph_objects,plotly.io,plotly.basewidget",
         description="modules to import ahead, separated by commas; those that are not installed are left out",
     )
     idle: PositiveInt = Field(1800, description="seconds without a kernel after which such a process ends itself")
@@ -196,7 +198,7 @@ def _unreadable(
         return f"line {error.lineno}", "a line above the first section", "a section such as [workspace] before its `key = value` lines"
     return f"line {error.errors[0][0]}", "neither a section nor a key with a value", "`[section]` and `key = value` lines"
 
-# %% ../nbs/library/02_settings.ipynb #2fdcdbb3
+# %% ../nbs/library/02_settings.ipynb #542dd823
 def _read_ini(path: Path) -> ConfigParser:
     parser = ConfigParser(interpolation=None, inline_comment_prefixes=(";", " #"))
     try:
@@ -207,10 +209,16 @@ def _read_ini(path: Path) -> ConfigParser:
 
 
 def _read_dotenv(root: Path) -> dict[str, str | None]:
+    file = root / ".env"
     try:
-        return dotenv_values(root / ".env")
+        for line in parse_stream(StringIO(file.read_text(encoding="utf-8"))) if file.is_file() else ():
+            given = line.original.string
+            if line.error or (line.value is None and given.lstrip().startswith("MLNB_")):
+                number = line.original.line + len(given) - len(given.lstrip("\n"))
+                raise SettingsError(str(file), f"line {number}", "a line without `NAME=value`", "`NAME=value` lines, and remarks that begin with #")
+        return dotenv_values(file)
     except UnicodeDecodeError as error:
-        raise SettingsError(str(root / ".env"), *_unreadable(error)) from None
+        raise SettingsError(str(file), *_unreadable(error)) from None
 
 # %% ../nbs/library/02_settings.ipynb #6ab6555b
 Layer = dict[tuple[str, str], str]  # (section, key) -> value as it is written
@@ -292,9 +300,14 @@ def _origin(section: str, key: str, root: Path) -> str:
     given = any(variable.upper() == name and value for variable, value in os.environ.items())
     return f"environment variable {name}" if given else f"{root / '.env'} {name}"
 
-# %% ../nbs/library/02_settings.ipynb #0acac07e
+# %% ../nbs/library/02_settings.ipynb #7f9d223e
+def _options(field: FieldInfo) -> list[Any]:
+    """The types, or the texts, that a setting may be of, without None."""
+    return [option for option in get_args(field.annotation) if option is not NoneType] or [field.annotation]
+
+
 def _kind(field: FieldInfo) -> str:
-    options = [option for option in get_args(field.annotation) if option is not NoneType] or [field.annotation]
+    options = [getattr(option, "__origin__", option) for option in _options(field)]
     if isinstance(options[0], str):
         return f"{', '.join(options[:-1])} or {options[-1]}"
     if field.examples:
@@ -305,7 +318,8 @@ def _kind(field: FieldInfo) -> str:
 def _allowed(field: FieldInfo) -> str:
     """What a setting may be, and what it means."""
     words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-    bounds = [f"{words[name]} {getattr(rule, name):g}" for name in words for rule in field.metadata if hasattr(rule, name)]
+    rules = [*field.metadata, *(rule for option in _options(field) for rule in getattr(option, "__metadata__", ()))]
+    bounds = [f"{words[name]} {getattr(rule, name):g}" for name in words for rule in rules if hasattr(rule, name)]
     meaning = f" ({field.description})" if field.description else ""
     return " ".join([_kind(field), ", ".join(bounds)]).strip() + meaning
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'Workspace', 'find_root', 'find_workspace', 'template_folder', 'create_workspace']
 
-# %% ../nbs/library/04_workspace.ipynb #10771a17
+# %% ../nbs/library/04_workspace.ipynb #7b9d76a5
 import os
 import shutil
 from configparser import ConfigParser
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ml_notebooks
-from .errors import MLNotebooksError, NoWorkspace, WorkspaceExists
+from .errors import MLNotebooksError, NoWorkspace, SettingsError, WorkspaceExists
 from .logs import configure_logs
 from .settings import Settings, load_settings, secret_values
 
@@ -60,7 +60,7 @@ def _is_workspace(folder: Path) -> bool:
         return "[workspace]" in file.read_text(encoding="utf-8", errors="replace")
     return parser.has_section("workspace")
 
-# %% ../nbs/library/04_workspace.ipynb #2e363a20
+# %% ../nbs/library/04_workspace.ipynb #e0542b53
 def find_root(
     start: Path | None = None,  # where to begin; default MLNB_HOME, else the working folder
 ) -> Path:
@@ -86,7 +86,18 @@ def find_workspace(
     file = settings.logs.file
     logs = settings.logs if file is None else settings.logs.model_copy(update={"file": folder / file})
     configure_logs(logs, secret_values(settings))
+    _check_folders(Workspace(folder, settings))
     return Workspace(folder, settings)
+
+
+def _check_folders(workspace: Workspace) -> None:
+    for key in ("data", "reports", "pipelines", "dashboards"):
+        path = workspace.path(getattr(workspace.settings.workspace, key))
+        first = next(each for each in (path, *path.parents) if os.path.lexists(each))
+        if not first.is_dir():
+            found = "a link that leads nowhere" if first.is_symlink() and not first.exists() else "a file"
+            where, hint = f"[workspace] of {workspace.root}", "Move it away, or name another folder in settings.ini."
+            raise SettingsError(where, key, f"`{first}`, {found}", "a folder, or a place where one can be made", hint)
 
 # %% ../nbs/library/04_workspace.ipynb #190ca2ba
 PARTS = (  # what a new workspace gets, relative to the root

@@ -3,13 +3,16 @@
 import json
 import re
 import sys
+from dataclasses import fields
 
 import pytest
 from support.terminals import in_terminal
 from support.workspaces import make_workspace
 
 from ml_notebooks.cli.app import PANELS, app, main
+from ml_notebooks.cli.warehouse import OPTIONS
 from ml_notebooks.data.notes import comment, tag
+from ml_notebooks.data.sources import find_source
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.workspace import find_workspace
 
@@ -143,6 +146,48 @@ def test_what_was_loaded_as_json(say, orders):
     done = json.loads(say("ingest", "raw.as_json", "orders.csv", "--json", cwd=orders)[1])
     assert (done["table"], done["mode"], done["read"], done["inserted"], done["changes"]) == ("raw.as_json", "replace", 3, 3, [])
     assert done["snapshot"] > 0 and "orders.csv" in done["source"]
+
+
+WORDS = [
+    (("torn.csv",), "", "Mend the source, or allow for them with `--max-rejects`."),
+    (("new.csv", "--mode", "append"), "raw.narrow", "accept the change with `--on-change add`."),
+    (("orders.bak",), "", "Say it with `-o format=`"),
+    (("orders.csv", "-o", "missing=-,n/a"), "", "one by one, as in `-o missing=- -o missing=n/a`"),
+    (("orders.csv", "-o", "encoding=cp1253x"), "", "`cp1253x` is no encoding of text"),
+    (("orders.csv", "-o", "types.zip=FLOTE"), "", "is no type. Did you mean `FLOAT`?"),
+    (("orders.csv", "-o", "types.id=DATE"), "raw.narrow", "with `--mode replace` and `--on-change widen`"),
+    (("orders.csv", "-o", "decimal=.", "-o", "decimal=,"), "", "`decimal` was given several times"),
+    (("http://bob:hunter2@127.0.0.1:1/x.csv",), "", "name that with `-o credential=`, and say `-o auth=basic`"),
+    (("orders.csv", "--on-change", "add"), "ops.runs", "The schema `ops` holds"),
+]
+
+
+@pytest.mark.parametrize(("words", "table", "said"), WORDS, ids=[one[0][-1] for one in WORDS])
+def test_errors_speak_of_the_words_of_the_command_line(say, orders, words, table, said):
+    (orders / "orders.bak").write_text(ORDERS)
+    (orders / "new.csv").write_text("id,more\nx,1\n")
+    with open_warehouse(find_workspace(orders)) as wh:
+        wh.publish("raw.narrow", "SELECT 'x' AS id")
+    status, out, err = say("ingest", table or "raw.words", *words, cwd=orders)
+    assert (status, out) == (1, "") and said in err.replace("\n", " ") and "hunter2" not in err, err
+
+
+def test_several_texts_for_a_missing_value_and_a_remark(say, orders, held):
+    (orders / "days.csv").write_text("id,day\n1,03/04/2025\n-,05/04/2025\nn/a,\n")
+    options = ("-o", "missing=-", "-o", "missing=n/a", "-o", "missing=")
+    _, out, err = say("ingest", "raw.days", "days.csv", *options, cwd=orders)
+    assert err == "" and "`day` is text" in out and "with `-o date_format=%d/%m/%Y`" in out
+    _, out, _ = say("ingest", "raw.days", "days.csv", *options, "-o", "date_format=%d/%m/%Y", cwd=orders)
+    assert "Make it DATE with `--mode replace` and `--on-change widen`" in out
+    say("ingest", "raw.days", "days.csv", *options, "-o", "date_format=%d/%m/%Y", "--on-change", "widen", cwd=orders)
+    assert held("SELECT id, day::VARCHAR FROM raw.days ORDER BY day") == [(1, "2025-04-03"), (None, "2025-04-05"), (None, None)]
+
+
+def test_help_names_every_option_of_every_source():
+    names = set(re.findall(r"\w+", OPTIONS))
+    for address in ("x.csv", "sqlite:///x", "https://h/x", "mongodb://h/d", "redis://h", "clickhouse://h/d"):
+        _, *options = fields(find_source(address))
+        assert {one.name for one in options} <= names
 
 
 @pytest.mark.parametrize("name", LOADS)

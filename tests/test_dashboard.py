@@ -14,6 +14,7 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
+from ml_notebooks.pipelines.kernels import parents
 from ml_notebooks.workspace import create_workspace
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -147,6 +148,17 @@ def opened(tmp_path):
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="warm kernels need Linux")
+def test_a_page_comes_from_a_warm_kernel(opened):
+    process, address, _ = opened
+    before = {parent["pid"]: parent["forked"] for parent in parents()}
+    with urlopen(address, timeout=120) as response:
+        assert "jp-Cell" in response.read().decode()
+    assert sum(parent["forked"] - before.get(parent["pid"], 0) for parent in parents()) >= 1
+    ours = [each.cmdline() for each in psutil.Process(process.pid).children(recursive=True)]
+    assert any("voila" in word for words in ours for word in words) and not any("ipykernel_launcher" in words for words in ours)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc on this system")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import nbformat
@@ -12,6 +13,8 @@ import psutil
 import pytest
 
 from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.errors import StepFailed
+from ml_notebooks.pipelines.code import read_code
 from ml_notebooks.pipelines.kernels import parents
 from ml_notebooks.pipelines.ledger import read_runs, read_steps
 from ml_notebooks.pipelines.run import Silent, run_pipeline
@@ -105,6 +108,10 @@ steps:
         (["{name: a, notebook: a.ipynb, parameters: {rows: 3}}"], ["line 3", "`rows`"]),
         (["{name: a, notebook: a.ipynb, gate: roc_auc}"], ["line 3", "`NAME >= NUMBER`"]),
         (["{name: a, notebook: a.ipynb, retries: many}"], ["line 3", "retries"]),
+        (["{name: a, notebook: a.ipynb, gate: 'n == [1, '}"], ["line 3", "`gate`", "neither true nor false"]),
+        (["{name: a, notebook: a.ipynb, writes: ['model:']}"], ["line 3", "`writes`", "`model:` names nothing"]),
+        (["{name: a, notebook: a.ipynb}", "{name: b, name: c, notebook: b.ipynb}"], ["line 4", "`name`", "stands above it already"]),
+        (["a"], ["line 3", "no mapping of names to values"]),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_runs(workspace, mlnb, steps, words):
@@ -179,6 +186,7 @@ def wait_for(path):
 
 TWO_KERNELS = """
 import time
+from ml_notebooks.errors import StepFailed
 from ml_notebooks.pipelines.kernels import parents
 from ml_notebooks.pipelines.record import record
 end = time.monotonic() + 100
@@ -283,3 +291,38 @@ def test_a_run_that_its_observer_ends_is_written_down(workspace):
         [run] = read_runs(wh)
     assert (run["status"], run["error"]) == ("failed", "the screen is gone")
     assert (workspace / run["report"] / "index.html").exists()
+
+
+@pytest.mark.parametrize(("writes", "said"), [("[raw.x]", r"`one` may not write `model:late`.*names `raw.x` under"), ('["model:late"]', "has no attribute '_client'")])
+def test_an_undeclared_model_is_not_registered(workspace, writes, said):
+    cell = "from ml_notebooks.training.registry import register\nregister(None, 'late', 'some run')"
+    write(workspace, f"title: A model\nsteps:\n  - {{name: one, notebook: one.ipynb, writes: {writes}}}\n", one=cell)
+    with pytest.raises(StepFailed, match=said):
+        run_pipeline(find_workspace(workspace), "small")
+
+
+def test_a_deleted_page_of_a_cached_step_is_written_anew(workspace):
+    write(workspace, "title: One\nsteps:\n  - {name: one, notebook: one.ipynb}\n", one="print('what it said')")
+    found = find_workspace(workspace)
+    first = run_pipeline(found, "small")
+    (workspace / first.report / "one.html").unlink()
+    again = run_pipeline(found, "small")
+    assert [step.status for step in again.steps] == ["cached"]
+    assert 'href="one.html"' in (workspace / again.report / "index.html").read_text()
+    assert "what it said" in (workspace / again.report / "one.html").read_text()
+
+
+def test_of_steps_in_several_threads_one_parses_at_a_time(monkeypatch, tmp_path):
+    inside, together = [], []
+
+    def parse(notebook, packages):
+        """Note how many are in here."""
+        inside.append(notebook)
+        together.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+
+    monkeypatch.setattr("ml_notebooks.pipelines.code._read_code", parse)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: read_code(tmp_path, {}), range(8)))
+    assert together == [1] * 8

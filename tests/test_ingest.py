@@ -175,6 +175,82 @@ def test_commas_in_numbers_and_days_before_months_are_read_as_they_are_said_to_b
             ingest(wh, "raw.german", write(tmp_path, text), **wrong)
 
 
+DAYS = {
+    "undecided": (["03/04/2025", "05/04/2025", "11/12/2025"], {}, ["03/04/2025", "05/04/2025", "11/12/2025"]),
+    "month first": (["03/04/2025", "03/13/2025"], {}, [date(2025, 3, 4), date(2025, 3, 13)]),
+    "day first": (["03/04/2025", "", "13/03/2025"], {}, [date(2025, 4, 3), None, date(2025, 3, 13)]),
+    "neither": (["03/13/2025", "13/03/2025"], {}, ["03/13/2025", "13/03/2025"]),
+    "points": (["01.02.2025"], {}, ["01.02.2025"]),
+    "two digits": (["25-03-04"], {}, ["25-03-04"]),
+    "iso": (["2025-03-04"], {}, [date(2025, 3, 4)]),
+    "year first": (["2025/03/04"], {}, [date(2025, 3, 4)]),
+    "said": (["03/04/2025"], {"date_format": "%m/%d/%Y"}, [date(2025, 3, 4)]),
+    "said to be text": (["03/04/2025"], {"types": {"day": "text"}}, ["03/04/2025"]),
+    "with a time": (["03/04/2025 10:00:00"], {}, ["03/04/2025 10:00:00"]),
+    "with a time, decided": (["13/04/2025 10:00:00"], {}, [datetime(2025, 4, 13, 10)]),
+    "morning": (["03/04/2025 10:00:00 AM"], {}, ["03/04/2025 10:00:00 AM"]),
+    "said with a time": (["03/04/2025 10:00:00"], {"timestamp_format": "%d/%m/%Y %H:%M:%S"}, [datetime(2025, 4, 3, 10)]),
+}
+UNDECIDED = {"undecided": "date_format=%d/%m/%Y", "points": "date_format=%d.%m.%Y", "two digits": "date_format=%d-%m-%y", "with a time": "timestamp_format=%d/%m/%Y %H:%M:%S", "morning": "timestamp_format=%d/%m/%Y %I:%M:%S %p"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAYS)
+def test_days_and_months_that_could_change_places_are_not_guessed(wh, tmp_path, name):
+    values, options, kept = DAYS[name]
+    table = f"raw.days_{name.replace(' ', '_').replace(',', '')}"
+    path = write(tmp_path, "id,day\n" + "".join(f"{number},{value}\n" for number, value in enumerate(values)))
+    done = ingest(wh, table, path, **options)
+    assert [day for (day,) in wh.sql(f"SELECT day FROM {table} ORDER BY id").fetchall()] == kept
+    assert [re.findall(r"with `([^`]*)`", remark) for remark in done.remarks] == ([[UNDECIDED[name]]] if name in UNDECIDED else [])
+
+
+def test_undecided_days_are_refused_where_dates_are_called_for(wh, tmp_path):
+    undecided = write(tmp_path, "id,day\n1,03/04/2025\n", "b.csv")
+    wh.publish("raw.days_held", "SELECT 1 AS id, DATE '2025-01-01' AS day")
+    wrong = r"`03/04/2025` in `day` can be read as `%d/%m/%Y` and as `%m/%d/%Y`"
+    for table, options in (("raw.days_held", {"mode": "append"}), ("raw.days_held", {"on_change": "widen"}), ("raw.days_new", {"types": {"day": "DATE"}})):
+        with pytest.raises(BadSource, match=wrong):
+            ingest(wh, table, undecided, **options)
+    for other, kept in (("a.csv", None), ("c.csv", ["03/04/2025", "13/04/2025"])):
+        folder = tmp_path / other.removesuffix(".csv")
+        folder.mkdir()
+        write(folder, undecided.read_text(), "b.csv")
+        write(folder, "id,day\n2,13/04/2025\n", other)
+        if kept is None:  # the dates came first
+            with pytest.raises(BadSource, match=wrong):
+                ingest(wh, "raw.days_mixed", folder)
+        else:
+            assert len(ingest(wh, "raw.days_mixed", folder).remarks) == 1
+            assert wh.sql("SELECT list(day ORDER BY id) FROM raw.days_mixed").fetchall() == [(kept,)]
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.json"])
+def test_a_type_that_is_asked_for_is_given_or_refused(wh, tmp_path, name):
+    table = f"raw.asked_{name.partition('.')[2]}"
+    path = write(tmp_path, "id,v\n1,5\n" if name.endswith("csv") else '{"id": 1, "v": "5"}', name)
+    wh.publish(table, "SELECT 1::BIGINT AS id, 'x' AS v")
+    for options in ({}, {"mode": "append"}, {"mode": "append", "on_change": "widen"}):
+        with pytest.raises(BadIngest, match=r"asks for BIGINT in `v`, and the table holds VARCHAR.*`mode=\"replace\"` and `on_change=\"widen\"`"):
+            ingest(wh, table, path, types={"v": "bigint"}, **options)
+    done = ingest(wh, table, path, types={"v": "bigint"}, on_change="widen")
+    assert done.changes == ("`v` was VARCHAR and is BIGINT",) and rows_of(wh, table) == [(1, 5)]
+    assert ingest(wh, table, path, types={"v": "INT8"}).changes == ()
+    ingest(wh, table, path, types={"v": "INTEGER"}, on_change="widen")
+    assert wh.table(table).types == ["BIGINT", "INTEGER"]
+    with pytest.raises(BadSource, match=r"`FLOTE`, which `types` says of `v`, is no type. Did you mean `FLOAT`"):
+        ingest(wh, table, path, types={"v": "FLOTE"})
+
+
+@pytest.mark.parametrize(("text", "options", "kind"), [("03/04/2025", {"date_format": "%d/%m/%Y"}, "DATE"), ("1.200,5", {"decimal": ",", "thousands": "."}, "DOUBLE")])
+def test_a_format_changes_a_column_of_text_when_all_rows_are_replaced(wh, tmp_path, text, options, kind):
+    path, table = write(tmp_path, f"id;at\n1;{text}\n"), f"raw.format_{kind.lower()}"
+    assert wh.publish(table, f"SELECT 1::BIGINT AS id, '{text}' AS at") and ingest(wh, table, path).changes == ()
+    done = ingest(wh, table, path, **options)
+    assert rows_of(wh, table) == [(1, text)] and f"whatever `{next(iter(options))}` says. Make it {kind}" in done.remarks[0]
+    assert ingest(wh, table, path, on_change="widen", **options).changes == (f"`at` was VARCHAR and is {kind}",)
+    assert ingest(wh, table, path, **options).remarks == () and wh.table(table).types == ["BIGINT", kind]
+
+
 def test_dates_that_no_program_can_read_are_rejected(wh, tmp_path):
     csv = "id,day,at\n1,2013-01-01,2013-01-01 10:00:00\n2,20133-01-01,2013-01-01 10:00:00\n3,2013-01-02,20133-01-01 10:00:00\n"
     done = ingest(wh, "raw.dates", write(tmp_path, csv), types={"day": "DATE", "at": "TIMESTAMP"}, max_rejects=2)
@@ -195,6 +271,28 @@ def test_a_column_of_missing_values_has_a_type_and_takes_others_later(wh, tmp_pa
     assert ingest(wh, "raw.nan", write(tmp_path, "id,x\n1,NaN\n2,NaN\n")).inserted == 2
     assert ingest(wh, "raw.void", write(tmp_path, "id,x\n1,\n2,\n")).inserted == 2
     assert ingest(wh, "raw.void", write(tmp_path, "id,x\n3,some\n", "more.csv"), mode="append").inserted == 1
+
+
+def test_a_row_that_lacks_several_fields_is_rejected_once(wh, tmp_path):
+    done = ingest(wh, "raw.lacking", write(tmp_path, "a,b,c,d\n1,2,3,4\n5\nx,6\n7,8,9,10,11,12\n"), types={"a": "BIGINT"}, max_rejects=3)
+    found = wh.sql('SELECT line, "column", text, reason FROM raw.lacking__rejects ORDER BY line').fetchall()
+    assert [row[:3] for row in found] == [(3, "b", "5"), (4, "c", "x,6"), (5, None, "7,8,9,10,11,12")] and len(found) == done.rejected
+    assert [row[3][-8:] for row in found] == ["Found: 1", "Found: 2", "Found: 5"]
+
+
+@pytest.mark.parametrize("missing", [["-", "n/a"], ("n/a", "-")])
+def test_several_texts_may_stand_for_a_missing_value(wh, tmp_path, missing):
+    path = write(tmp_path, "id,v\n1,-\n2,n/a\n3,5\nx\n")
+    assert ingest(wh, "raw.missing_texts", path, missing=missing, max_rejects=1).rejected == 1
+    assert rows_of(wh, "raw.missing_texts") == [(1, None), (2, None), (3, 5)]
+    with pytest.raises(BadSource, match=r"`-,n/a`, which is to stand for a missing value, holds the delimiter `,`"):
+        ingest(wh, "raw.missing_texts", path, missing="-,n/a")
+
+
+@pytest.mark.parametrize("name", ["ops.runs", "ops.ingests"])
+def test_what_the_workspace_keeps_of_itself_is_no_target(wh, tmp_path, name):
+    with pytest.raises(BadIngest, match="The schema `ops` holds what the workspace keeps of itself"):
+        ingest(wh, name, write(tmp_path, "id\n1\n"), on_change="add")
 
 
 def test_a_row_that_cannot_be_accounted_for_stops_everything(wh, table, tmp_path, monkeypatch):
@@ -762,6 +860,28 @@ def test_credentials_come_from_the_environment_and_are_not_told(tmp_path, monkey
             assert "hunter2" not in str(caught.value)
         with pytest.raises(MissingCredential, match="MLNB_SOURCES__CREDENTIALS__BAKERY"):
             ingest(wh, "raw.x", "redis://127.0.0.1", credential="bakery")
+
+
+@pytest.mark.parametrize(
+    ("address", "options"),
+    [
+        ("http://bob:hunter2@127.0.0.1:1/x.csv?api_key=hunter2", {}),
+        ("https://hunter2@127.0.0.1:1/x.csv", {}),
+        ("http://bob:hunter2/x@127.0.0.1:1/y", {"parameters": {"token": "hunter2"}}),
+        ("htp://bob:hunter2@127.0.0.1/x", {}),
+        ("postgresql://bob:hunter2@127.0.0.1:1/db", {}),
+        ("postgresql://bob@127.0.0.1:1/db?password=hunter2", {"table": "t"}),
+        ("mysql://bob:hunter2@127.0.0.1:1/db", {"tabel": "t"}),
+        ("mongodb://bob:hunter2@127.0.0.1:1/db", {}),
+        ("redis://bob:hunter2@127.0.0.1:1", {}),
+        ("clickhouse://bob:hunter2@127.0.0.1:1/db", {"table": "t"}),
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_shown_nowhere(wh, address, options):
+    with pytest.raises((BadSource, UnknownSource), match=r"holds a|takes no|needs a table|no kind of source") as caught:
+        ingest(wh, "raw.x", address, **options)
+    told = str(caught.value) + repr(caught.value) + ("" if "tabel" in options or address.startswith("htp:") else repr(find_source(address, **options)))
+    assert "hunter2" not in told
 
 
 def test_reading_only_is_respected(wh, tmp_path):

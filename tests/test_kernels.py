@@ -1,5 +1,6 @@
 """Warm kernels: apart from one another, like ordinary ones to everybody else, and never stale."""
 
+import asyncio
 import json
 import os
 import queue
@@ -17,11 +18,13 @@ from pathlib import Path
 import nbformat
 import pytest
 from jupyter_client.manager import KernelManager, start_new_kernel
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from support.soak import SOAK, soak
 
 from ml_notebooks.pipelines import kernels
 from ml_notebooks.pipelines.engine import execute
 from ml_notebooks.pipelines.kernels import KERNEL_NAME, install_kernelspec, parents, stop_parents
+from ml_notebooks.settings import KernelSettings
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="warm kernels need Linux")
 
@@ -29,7 +32,7 @@ SETTINGS = """
 [workspace]
 name = test
 [kernel]
-preload = numpy, scipy.linalg, pandas, pyarrow, sklearn.ensemble, matplotlib.pyplot, json
+preload = numpy, scipy.linalg, pandas, pyarrow, polars, duckdb, sklearn.ensemble, joblib, matplotlib.pyplot, json
 idle = {idle}
 """
 PATIENCE = 120  # seconds
@@ -129,12 +132,14 @@ def test_a_port_that_was_asked_for_is_used(folder):
 STATE = """
 import json, os, random, signal, sys, threading
 import numpy
-files = sorted(os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}"))
+numbers = [n for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")]
+files = sorted(os.readlink(f"/proc/self/fd/{n}") for n in numbers)
+inodes = sorted({(about.st_dev, about.st_ino) for about in (os.stat(f"/proc/self/fd/{n}") for n in numbers)})
 print(json.dumps({
     "pid": os.getpid(), "group": os.getpgid(0), "session": os.getsid(0), "cwd": os.getcwd(),
     "random": [random.random(), float(numpy.random.random()), float(numpy.random.default_rng().random())],
     "env": os.environ.get("MLNB_STEP"), "names": [name for name in dir() if name.startswith("left")],
-    "files": files, "path": sys.path, "argv": sys.argv[0], "umask": os.umask(0o022), "nice": os.nice(0),
+    "files": files, "inodes": inodes, "path": sys.path, "argv": sys.argv[0], "umask": os.umask(0o022), "nice": os.nice(0),
     "signals": [signal.getsignal(number) is signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP)],
     "main": __name__, "ours": "ml_notebooks" in sys.modules,
 }))
@@ -150,6 +155,7 @@ def test_kernels_share_no_state(folder):
         say(one, "left_behind = 1; import random, numpy, os, json; random.seed(7); numpy.random.seed(7)")
         say(one, "json.left = 1; os.environ['MLNB_STEP'] = 'changed'; open('kept.txt', 'w')")
         a, b = json.loads(say(one, STATE)), json.loads(say(two, STATE))
+        held = held_by(parents()[0]["pid"])
     with kernel(folder, "python3") as (_, ordinary):
         c = json.loads(say(ordinary, STATE))
     for state, manager in ((a, first), (b, second)):
@@ -169,6 +175,19 @@ def test_kernels_share_no_state(folder):
         for state in (b, c)
     ]
     assert set(plain[0]) <= {*plain[1], "/dev/null"}
+    lines = [[held[tuple(each)] for each in state["inodes"] if tuple(each) in held] for state in (a, b)]
+    assert [len(line) for line in lines] == [1, 1] and lines[0] != lines[1], (lines, held)  # each its own line to its caller
+    assert len(held) >= 4 and not [file for state in (a, b) for file in state["files"] if "pidfd" in file]
+
+
+def held_by(process):
+    """The sockets, pipes and files that a process holds, by inode, and what they are called; the system's own aside."""
+    files = {}
+    for link in Path(f"/proc/{process}/fd").iterdir():
+        about, name = link.stat(), os.readlink(link)
+        if not name.startswith(("anon_inode:", "/dev/")):  # all of the first share one inode
+            files[about.st_dev, about.st_ino] = name
+    return files
 
 
 def test_a_kernel_has_its_callers_limits(folder):
@@ -188,28 +207,78 @@ with run_kernel(kernel_name="{KERNEL_NAME}", cwd={str(folder)!r}, startup_timeou
     assert done.stdout.split() == ["321", str(0o027), str(os.nice(0) + 3)], done.stdout + done.stderr
 
 
-LIBRARIES = {
-    "BLAS": "import numpy, scipy.linalg; a = numpy.random.rand(600, 600); print((a @ a).shape, scipy.linalg.svd(a)[0].shape)",
-    "OpenMP": """
+LIBRARIES = {  # library -> code, and what it prints
+    "BLAS": (
+        "import numpy, scipy.linalg; a = numpy.random.rand(600, 600); print((a @ a).shape, scipy.linalg.svd(a)[0].shape)",
+        "(600, 600) (600, 600)",
+    ),
+    "OpenMP": (
+        """
 from sklearn.datasets import make_classification
 from sklearn.ensemble import HistGradientBoostingClassifier
 X, y = make_classification(5000, random_state=0)
 print(HistGradientBoostingClassifier(max_iter=20).fit(X, y).score(X, y) > 0.8)""",
-    "joblib": "from joblib import Parallel, delayed\nprint(Parallel(2)(delayed(pow)(n, 2) for n in range(4)))",
-    "multiprocessing": "import multiprocessing as m\nwith m.get_context('fork').Pool(2) as pool: print(pool.map(abs, [-1, 2]))",
-    "pyarrow": "import pyarrow as pa, pyarrow.compute as pc\nprint(pc.sum(pa.array(range(10**6))), pa.table({'a': [1]}).to_pandas().shape)",
-    "polars": "import polars\nprint(polars.DataFrame({'a': range(10**5)}).lazy().group_by('a').len().collect(engine='streaming').shape)",
-    "duckdb": "import duckdb\nprint(duckdb.sql('SELECT sum(range) FROM range(1000000)').fetchall())",
-    "matplotlib": "import matplotlib\nmatplotlib.use('agg')\nimport matplotlib.pyplot as plt\nprint(len(plt.plot([1, 2])))",
-    "subprocess": "import subprocess\nprint(subprocess.run(['echo', 'hello'], capture_output=True).stdout)",
+        "True",
+    ),
+    "joblib": (
+        "from joblib import Parallel, delayed\nprint(Parallel(2)(delayed(pow)(n, 2) for n in range(4)))",
+        "[0, 1, 4, 9]",
+    ),
+    "multiprocessing": (
+        "import multiprocessing as m\nwith m.get_context('fork').Pool(2) as pool: print(pool.map(abs, [-1, 2]))",
+        "[1, 2]",
+    ),
+    "pyarrow": (
+        "import pyarrow as pa, pyarrow.compute as pc\nprint(pc.sum(pa.array(range(10**6))), pa.table({'a': [1]}).to_pandas().shape)",
+        "499999500000 (1, 1)",
+    ),
+    "polars": (
+        "import polars\nprint(polars.DataFrame({'a': range(10**5)}).lazy().group_by('a').len().collect(engine='streaming').shape)",
+        "(100000, 2)",
+    ),
+    "duckdb": (
+        "import duckdb\nprint(duckdb.sql('SELECT sum(range) FROM range(1000000)').fetchall())",
+        "[(499999500000,)]",
+    ),
+    "matplotlib": (
+        "import matplotlib\nmatplotlib.use('agg')\nimport matplotlib.pyplot as plt\nprint(len(plt.plot([1, 2])))",
+        "1",
+    ),
+    "subprocess": (
+        "import subprocess\nprint(subprocess.run(['echo', 'hello'], capture_output=True).stdout)",
+        "b'hello\\n'",
+    ),
 }
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_libraries_work_after_the_fork(folder, library):
+    code, printed = LIBRARIES[library]
     with kernel(folder) as (manager, client):
         assert is_warm(manager)
-        assert say(client, LIBRARIES[library], timeout=PATIENCE)
+        assert say(client, code).strip() == printed
+
+
+SPILL = """
+import polars, threading, time
+from pathlib import Path
+most, files = 0, lambda: sum(path.is_file() for path in Path("spilled").rglob("*"))
+def watch():
+    global most
+    while most is not None: most = max(most, files()); time.sleep(0.01)
+threading.Thread(target=watch, daemon=True).start()
+rows = polars.LazyFrame({"a": range(4_000_000)}).with_columns(b=(polars.col("a") * 7919) % 1000003)
+rows.sort("b").collect(engine="streaming")
+print(most > 0)
+"""
+
+
+def test_what_polars_spills_to_the_disk_is_deleted(folder):
+    (folder / "spilled").mkdir()
+    ours = {"POLARS_OOC_MEMORY_BUDGET_MB": "20", "POLARS_OOC_SPILL_MIN_BYTES": "1000", "POLARS_OOC_SPILL_DIR": str(folder / "spilled")}
+    with kernel(folder, env=os.environ | ours) as (manager, client):
+        assert is_warm(manager) and say(client, SPILL) == "True\n"
+        wait_until(lambda: say(client, "print(files())") == "0\n", 30)
 
 
 def test_a_plot_is_shown_in_place(folder):
@@ -278,6 +347,50 @@ def test_interrupt_restart_shutdown_and_kill_are_those_of_an_ordinary_kernel(fol
     wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
+async def within_jupyterlab(folder):
+    """What JupyterLab's server does with a kernel, in the order of a user's day: the process ids it had."""
+    manager = AsyncMappingKernelManager(root_dir=str(folder), connection_dir=str(folder), default_kernel_name=KERNEL_NAME)
+    name = await manager.start_kernel()
+    one, processes = manager.get_kernel(name), []
+
+    async def here():
+        """Note that a warm kernel answers, and return its client."""
+        client = one.client()
+        client.start_channels()
+        await client.wait_for_ready(timeout=PATIENCE)
+        reply = await client.execute_interactive("1 + 1", timeout=PATIENCE, output_hook=lambda message: None)
+        assert is_warm(one) and reply["content"]["status"] == "ok"
+        processes.append(one.provisioner.process.pid)
+        return client
+
+    client = await here()
+    client.execute("print('waiting', flush=True)\nimport time; time.sleep(1000)")
+    while (await client.get_iopub_msg(timeout=PATIENCE))["content"].get("text") != "waiting\n":
+        pass
+    reply = None
+    while reply is None:  # IPython loses a signal that comes while it prints
+        await manager.interrupt_kernel(name)
+        with suppress(queue.Empty):
+            reply = await client.get_shell_msg(timeout=5)
+    assert reply["content"]["ename"] == "KeyboardInterrupt"
+    client.stop_channels()
+    await manager.restart_kernel(name)
+    (await here()).stop_channels()
+    os.kill(processes[-1], signal.SIGKILL)  # and the server starts another by itself
+    while getattr(one.provisioner.process, "pid", processes[-1]) == processes[-1]:
+        await asyncio.sleep(0.1)
+    (await here()).stop_channels()
+    await manager.shutdown_kernel(name)
+    assert name not in manager
+    return processes
+
+
+def test_a_kernel_of_jupyterlab_is_warm_all_day(folder):
+    processes = asyncio.run(asyncio.wait_for(within_jupyterlab(folder), PATIENCE))
+    assert len({*processes}) == 3
+    wait_until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes))
+
+
 def test_a_kernel_that_exits_by_itself_tells_its_status(folder):
     with kernel(folder) as (manager, client):
         process = manager.provisioner.process
@@ -290,6 +403,7 @@ def test_a_kernel_ends_with_its_caller(folder):
     script = f"""
 import os, sys, time
 from jupyter_client.manager import KernelManager, start_new_kernel
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 manager, client = start_new_kernel(kernel_name="{KERNEL_NAME}", cwd={str(folder)!r}, startup_timeout={PATIENCE})
 print(manager.provisioner.process.pid, flush=True)
 time.sleep(1000)
@@ -364,6 +478,23 @@ def test_the_parent_opens_nothing(folder):
         link.startswith(("socket:", "anon_inode:[pidfd]")) for link in sockets
     ), links
     assert "MLNB_" not in names  # nor does it carry anybody's secrets
+
+
+THREADS = ["main"]  # of a parent with everything in it; a thread that is not here would be missing in a kernel
+
+
+def test_the_parent_has_no_threads_that_a_kernel_would_lack(tmp_path):
+    path = Path(tempfile.mkdtemp()) / "parent.sock"
+    env = os.environ | dict.fromkeys(("JE_ARROW_MALLOC_CONF", "_RJEM_MALLOC_CONF"), "background_thread:false")
+    modules = f"{KernelSettings().preload},polars,numpy,scipy.linalg"
+    command = [sys.executable, "-Xfrozen_modules=off", "-m", "ml_notebooks.pipelines.warm", str(path), "60", modules]
+    subprocess.run(command, cwd=path.parent, env=env, check=True)
+    wait_until(path.exists)
+    status = json.loads(kernels.ask(path, kernels.STATUS))
+    found = {int(task.name): (task / "comm").read_text().strip() for task in Path(f"/proc/{status['pid']}/task").iterdir()}
+    kernels.ask(path, kernels.STOP)
+    assert {"duckdb", "polars", "mlflow", "scipy.linalg"} <= {*status["loaded"]}
+    assert ["main" if task == status["pid"] else name for task, name in found.items()] == THREADS
 
 
 def test_a_killed_parent_leaves_its_kernels_and_the_next_request_starts_another(folder):
@@ -503,6 +634,29 @@ def test_an_ordinary_kernel_starts_where_a_warm_one_cannot(folder, monkeypatch, 
     with kernel(folder) as (manager, client):
         assert not is_warm(manager) and say(client, "print(3)") == "3\n"
     assert "An ordinary kernel starts instead of a warm one: somebody else's folder" in caplog.text
+
+
+COMMAND = [sys.executable, "-m", "ipykernel_launcher", "-f", "connection.json"]
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "reason"),
+    [
+        (COMMAND, {"env": {}, "cwd": "."}, ""),
+        ([sys.executable, "-m", "another_kernel"], {}, f"it is not an IPython kernel of {sys.executable}"),
+        (["/bin/sh", *COMMAND[1:]], {}, f"it is not an IPython kernel of {sys.executable}"),
+        (COMMAND, {"preexec_fn": print}, "the option `preexec_fn` is not understood"),
+    ],
+)
+def test_what_a_warm_kernel_cannot_be(command, options, reason):
+    assert kernels._obstacle(command, options) == reason
+
+
+def test_where_processes_have_no_descriptors_an_ordinary_kernel_starts_and_the_log_says_so(folder, monkeypatch, caplog):
+    monkeypatch.delattr(os, "pidfd_open")
+    with kernel(folder) as (manager, client):
+        assert not is_warm(manager) and say(client, "print(3)") == "3\n"
+    assert f"An ordinary kernel starts instead of a warm one: {sys.platform} has no process descriptors" in caplog.text
 
 
 def test_a_folder_that_is_not_ours_alone_is_refused(tmp_path, monkeypatch):

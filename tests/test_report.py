@@ -2,12 +2,15 @@
 
 import re
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from ml_notebooks.errors import StepFailed
+from ml_notebooks.pipelines.report import write_step_page
 from ml_notebooks.pipelines.run import run_pipeline
 from ml_notebooks.workspace import find_workspace
 
@@ -138,3 +141,62 @@ def test_a_report_can_be_moved_and_printed_and_read_on_a_telephone(reports, page
     page.emulate_media(media="screen")
     page.set_viewport_size({"width": 400, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+@pytest.fixture
+def served():
+    """The address of a server that notes what it is asked for, and these notes."""
+    asked = []
+
+    class Noting(BaseHTTPRequestHandler):
+        """Answers nothing of use."""
+
+        def do_GET(self):
+            """Note what is asked for."""
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *words):
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Noting)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+FETCHES = """<img src="{0}/image.png"><script src="{0}/script.js"></script><link rel="stylesheet" href="{0}/style.css">
+<style>@import "{0}/more.css"; p {{ background: url({0}/back.png) }}</style><iframe src="{0}/frame"></iframe>
+<script>fetch("{0}/data").catch(() => {{}}); new Image().src = "{0}/beacon"; document.title = "ran"</script>"""
+
+
+def test_a_step_page_loads_nothing_whatever_its_cells_ask_for(browser, served, tmp_path):
+    address, asked = served
+    page = browser.new_page()
+    page.set_content(FETCHES.format(address), wait_until="networkidle")
+    assert {"/image.png", "/script.js", "/beacon"} <= set(asked)  # without the policy
+    asked.clear()
+    output = nbformat.v4.new_output("display_data", {"text/html": FETCHES.format(address)})
+    cells = [nbformat.v4.new_code_cell("show()", outputs=[output]), nbformat.v4.new_markdown_cell(f"![a picture]({address}/markdown.png)")]
+    write_step_page(nbformat.v4.new_notebook(cells=cells), tmp_path / "step.html", "step")
+    page.goto((tmp_path / "step.html").as_uri(), wait_until="networkidle")
+    assert page.title() == "ran" and asked == []
+    page.close()
+
+
+def test_a_plotly_figure_is_drawn_in_its_place(page, tmp_path, recwarn, capfd):
+    pytest.importorskip("plotly")
+    figure = {"data": [{"type": "bar", "x": ["May", "June"], "y": [0.2, 0.3]}], "layout": {"title": {"text": "Late </script><b>flights</b>"}}}
+    shapes = {"application/vnd.plotly.v1+json": figure, "application/x-unknown": "?"}
+    outputs = [nbformat.v4.new_output("display_data", {kind: shape}) for kind, shape in shapes.items()]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("figure", outputs=outputs)])
+    write_step_page(notebook, tmp_path / "step.html", "step")
+    assert not recwarn.list and capfd.readouterr().err == "" and (tmp_path / "step.html").stat().st_size < 3_000_000
+    shown(page, tmp_path / "step.html")
+    drawn = page.locator("#cell-1 .plotly-figure .main-svg").first
+    drawn.wait_for()
+    assert drawn.bounding_box()["height"] > 300 and "Late" in page.locator(".gtitle").text_content()
+    assert page.locator(".bars path").count() == 2 and "application/x-unknown: open the notebook" in page.locator("#cell-1").inner_text()

@@ -8,15 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import nbformat
+import papermill.cli
+import papermill.engines
 import psutil
 import pytest
+from click.testing import CliRunner
+from papermill.engines import papermill_engines
+from papermill.exceptions import PapermillExecutionError
 from support.workspaces import small_disk
 
 from ml_notebooks.data.warehouse import open_warehouse
-from ml_notebooks.pipelines.ledger import read_runs
+from ml_notebooks.pipelines.ledger import read_runs, read_steps
 from ml_notebooks.workspace import find_workspace
 
 OPEN = "from ml_notebooks.data.warehouse import open_warehouse\nfrom ml_notebooks.pipelines.record import record\nwh = open_warehouse()"
@@ -91,10 +98,21 @@ def test_a_step_that_raises(small, mlnb):
 def test_a_kernel_that_dies(small, mlnb):
     write_step(small, "second", "print('kept', flush=True)", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     process = mlnb("run", "small", cwd=small)
-    assert_said(process, "kernel of step `second` died in cell 3")
+    assert_said(process, "kernel of step `second` died in cell 3", "the signal SIGKILL (9)", "more memory free")
     run = assert_first_step_stands(small)
     kept = nbformat.read(small / run["report"] / "second.ipynb", as_version=4)
     assert kept.cells[2].outputs[0].text == "kept\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("import os; os._exit(3)", "It ended with exit status 3"), ("import ctypes; ctypes.string_at(0)", "the signal SIGSEGV (11)")],
+)
+def test_a_kernel_that_ends_itself(small, mlnb, source, words):
+    write_step(small, "second", source)
+    process = mlnb("run", "small", cwd=small)
+    assert_said(process, "kernel of step `second` died in cell 2", words)
+    assert "memory" not in process.stderr
 
 
 def test_a_cell_that_takes_too_long(small, mlnb):
@@ -254,10 +272,18 @@ def test_a_killed_runner_is_reported_as_failed_and_the_next_run_goes_on(small, m
     kernel.wait(30)
     run = assert_first_step_stands(small)
     assert "killed" in run["error"]
+    folder = small / run["report"]
+    assert not (folder / "index.html").exists() and list(folder.glob("*.lineage"))
     write_step(small, "second", "pass")
     assert mlnb("run", "small", cwd=small).returncode == 0
     runs = json.loads(mlnb("runs", "--json", cwd=small).stdout)
     assert [run["status"] for run in runs] == ["succeeded", "failed"]
+    page = (folder / "index.html").read_text()
+    assert "What went wrong" in page and "second.html#cell-2" in page and run["report"].partition("/")[2] in (small / "reports" / "index.html").read_text()
+    assert {file.name for file in folder.iterdir() if file.suffix != ".log"} == {f"{name}.{end}" for name in ("first", "second") for end in ("html", "ipynb")} | {"index.html"}
+    with open_warehouse(find_workspace(small), read_only=True) as wh:
+        assert wh.sql("SELECT status, pid FROM ops.runs ORDER BY run").fetchone() == ("failed", process.pid)
+        assert [(step["step"], step["status"], step["cell"]) for step in read_steps(wh, run["run"])] == [("first", "succeeded", 0), ("second", "failed", 2)]
 
 
 @pytest.fixture
@@ -357,6 +383,23 @@ def test_papermill_alone_runs_a_step(small):
     done = subprocess.run([*command, "-k", "python3", "--language", "python", str(step), "-"], capture_output=True, text=True, cwd=small)
     assert done.returncode == 0, done.stderr
     assert nbformat.reads(done.stdout, as_version=4).cells[-1].outputs[0].text == "4\n"
+
+
+def test_papermill_finds_the_engine_by_its_entry_point(small, monkeypatch):
+    """As `papermill --engine mlnb` does once the package is installed."""
+    written = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["entry-points"]["papermill.engine"]
+    points = [EntryPoint(name, value, "papermill.engine") for name, value in written.items()]
+    others = {name: engine for name, engine in papermill_engines._engines.items() if "mlnb" not in str(name)}
+    monkeypatch.setattr(papermill_engines, "_engines", others)
+    monkeypatch.setattr(papermill.engines.entrypoints, "get_group_all", lambda group: points)
+    papermill_engines.register_entry_points()
+    write_step(small, "second", "print(rows)", "1 / 0")
+    notebook, kept = small / "nbs" / "pipelines" / "small" / "second.ipynb", small / "kept.ipynb"
+    words = ["--engine", "mlnb", "-k", "python3", "--language", "python", "--no-progress-bar", "-p", "rows", "4", str(notebook), str(kept)]
+    done = CliRunner().invoke(papermill.cli.papermill, words)
+    assert isinstance(done.exception, PapermillExecutionError) and done.exception.ename == "ZeroDivisionError"
+    saved = nbformat.read(kept, as_version=4)
+    assert saved.metadata.mlnb.peak_memory > 1 and [cell.outputs[0].text for cell in saved.cells if cell.source == "print(rows)"] == ["4\n"]
 
 
 def test_two_pipelines_at_once_share_the_warehouse(small):

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import sys
 import time
 import urllib.request
@@ -280,6 +281,24 @@ def test_a_credential_is_sent_and_not_told(a_warehouse, auth, secret, name, valu
         assert done.inserted == 1 and secret not in repr(done) + repr(wh.table("ops.ingests").fetchall())
         with pytest.raises(BadSource, match="401"):
             ingest(wh, "raw.secret", Web(f"{address}/orders"))
+
+
+def test_keys_in_an_address_are_kept_nowhere(a_warehouse):
+    def answer(request):
+        reply(request, b"id,at\n1,2013-01-01\n2\n", kind="text/csv")
+
+    wh = a_warehouse()
+    with http_server(answer) as address:
+        for number, key in enumerate(["abcdef123456", "uvwxyz123456", "abcdef123456"]):
+            source = Web(f"{address}/orders?api_key={key}", parameters={"token": "t0ken123"})
+            done = ingest(wh, "raw.keyed", source, mode="append", max_rejects=1, message=f"from {source.address}")
+            assert done.inserted == (number < 2)  # another key is another source, and the same is the same
+    told = repr(done) + repr(source) + done.source + repr([wh.sql(f"FROM {name}").fetchall() for name in ("ops.ingests", "raw.keyed__rejects")])
+    told += wh.snapshots().to_string(max_colwidth=500)
+    assert "api_key=***" in told and not re.search("abcdef|uvwxyz|t0ken", told)
+    with pytest.raises(SourceUnavailable, match=r"/orders\?api_key=\*\*\*") as caught:
+        ingest(wh, "raw.keyed", Web(source.address, retries=0))
+    assert "abcdef" not in repr(caught.value)
 
 
 def test_requests_keep_to_their_rate(a_warehouse, no_pause):

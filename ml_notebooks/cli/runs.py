@@ -1,7 +1,6 @@
 """Make a workspace, run its pipelines, see how that went."""
 
 import os
-import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -26,7 +25,7 @@ def init(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
     from ..workspace import create_workspace
 
     create_workspace(folder)
-    print(f"Made a workspace in {folder}.\nNext: cd {shlex.quote(str(folder))} && mlnb run flights")
+    print(f"Made a workspace in {folder}.\nNext: cd {folder} && mlnb run flights")
 
 
 @app.command()
@@ -63,10 +62,12 @@ def run(
         return
     report = Path(os.path.relpath(workspace.path(run.report) / "index.html"))
     print(f"Report: {report}")
-    dashboard, lab = f"{typed('mlnb')} dashboard", f"{typed('jupyter')} lab"
-    width = max(len(dashboard), len(lab))
-    print(f"Next:   {dashboard:{width}}   performance and drift in the browser")
-    print(f"        {lab:{width}}   open the steps in nbs/pipelines and change them")
+    ways = {f"{typed('jupyter')} lab": "open the steps in nbs/pipelines and change them"}
+    if any(workspace.dashboards.glob("*.ipynb")):
+        ways = {f"{typed('mlnb')} dashboard": "performance and drift in the browser"} | ways
+    width = max(map(len, ways))
+    for number, (way, what) in enumerate(ways.items()):
+        print(f"{'' if number else 'Next:':7} {way:{width}}   {what}")
 
 
 def print_plan(name: str, parameters: dict[str, str], choice: Any, as_json: bool) -> None:

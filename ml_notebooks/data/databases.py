@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['arrow_array', 'arrow_batch', 'Database', 'bare']
 
-# %% ../../nbs/library/data/19_databases.ipynb #e72a9197
+# %% ../../nbs/library/data/19_databases.ipynb #26d3d6f2
 import json
 import re
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ from urllib.parse import unquote, urlsplit
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from .sources import Loading, Since, place_of
-from ..errors import BadSource, MissingExtra, MLNotebooksError, SourceUnavailable, did_you_mean
+from .sources import Addressed, Loading, Since, identity, place_of
+from ..errors import BadSource, MissingExtra, MLNotebooksError, SourceUnavailable, did_you_mean, is_secret
 from ..logs import redact
 from ..workspace import Workspace
 
@@ -58,7 +58,7 @@ def arrow_batch(names: list[str], rows: list[tuple[Any, ...]]) -> "pa.RecordBatc
     columns = zip(*rows, strict=True) if rows else [()] * len(names)
     return pa.RecordBatch.from_arrays([arrow_array(list(column)) for column in columns], names=names)
 
-# %% ../../nbs/library/data/19_databases.ipynb #c6cf8ba3
+# %% ../../nbs/library/data/19_databases.ipynb #c6729a3f
 _DRIVERS = {  # what an address begins with -> driver, package, extra
     "postgresql": ("postgresql+psycopg", "psycopg", "postgres"),
     "mysql": ("mysql+pymysql", "pymysql", "mysql"),
@@ -67,8 +67,8 @@ _DRIVERS = {  # what an address begins with -> driver, package, extra
 }
 
 
-@dataclass(frozen=True)
-class Database:
+@dataclass(frozen=True, repr=False)
+class Database(Addressed):
     """A table or a query of a database."""
 
     address: str  # for example `postgresql://shop@db.example/shop`; no password
@@ -80,7 +80,7 @@ class Database:
     def known_as(self, workspace: Workspace) -> str:
         """The same for a relative path of SQLite and an absolute one."""
         kind, _, path = self.address.partition(":///")
-        return repr(replace(self, address=f"{kind}:///{place_of(path, workspace)}") if kind == "sqlite" and path else self)
+        return identity(replace(self, address=f"{kind}:///{place_of(path, workspace)}") if kind == "sqlite" and path else self)
 
     def batches(self, loading: Loading) -> Iterator["pa.RecordBatch"]:
         """The rows, as the server hands them over. Raises `BadSource` and `SourceUnavailable`."""
@@ -96,7 +96,7 @@ class Database:
         finally:
             engine.dispose()
 
-# %% ../../nbs/library/data/19_databases.ipynb #0497f6b8
+# %% ../../nbs/library/data/19_databases.ipynb #2b3f4a1b
 def _url(database: Database, loading: Loading) -> sa.URL:
     if bool(database.table) == bool(bare(database.query)):
         raise BadSource(database.address, "A database needs a table or a query.", "Give one of `table=` and `query=`.")
@@ -104,8 +104,8 @@ def _url(database: Database, loading: Loading) -> sa.URL:
         url = sa.make_url(database.address)
     except ArgumentError as error:
         raise BadSource(database.address, "It is no address.", "Give one such as `postgresql://user@host/database`.") from error
-    if url.password:
-        raise BadSource(url.render_as_string(hide_password=True), "Its address holds a password.", "Put the password into .env as a credential and name that with `credential=`.")
+    if url.password or any(is_secret(name) and "pass" in name.lower() for name in url.query):
+        raise BadSource(database.address, "Its address holds a password.", "Put the password into .env as a credential and name that with `credential=`.")
     kind = url.drivername.partition("+")[0]
     if kind in _DRIVERS and "+" not in url.drivername:
         driver, package, extra = _DRIVERS[kind]

@@ -6,7 +6,7 @@
 __all__ = ['LINE', 'Files', 'find_files', 'partitions_of', 'format_of', 'unpack', 'decode', 'count_lines', 'bounded_lines',
            'with_plain_ends', 'digest', 'read_file']
 
-# %% ../../nbs/library/data/18_files.ipynb #469a3160
+# %% ../../nbs/library/data/18_files.ipynb #1dd49aec
 import bz2
 import codecs
 import errno
@@ -18,27 +18,27 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from glob import glob
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from .intake import Intake
-from .sources import FileFormat, Loading, LocalFile, place_of
+from .sources import Addressed, FileFormat, Loading, LocalFile, identity, place_of
 from ..errors import BadSource, DiskFull, did_you_mean
 from ..lineage import tell_file
 from ..workspace import Workspace
 
-# %% ../../nbs/library/data/18_files.ipynb #2ae8c49b
-@dataclass(frozen=True)
-class Files:
+# %% ../../nbs/library/data/18_files.ipynb #9d5d935b
+@dataclass(frozen=True, repr=False)
+class Files(Addressed):
     """Files of one kind, on this machine or in an object store."""
 
     path: str
     format: str = field(default="", repr=False)  # csv, json, parquet, arrow, excel, hdf5; default by the name
     delimiter: str = field(default="", repr=False)  # of CSV; default found in the header
-    missing: str = field(default="", repr=False)  # text of CSV that stands for a missing value
+    missing: str | Sequence[str] = field(default="", repr=False)  # text of CSV that stands for a missing value, or several
     encoding: str = field(default="utf-8", repr=False)
     types: Mapping[str, str] = field(default_factory=dict, repr=False)  # column -> SQL type, for text
     part: str = ""  # an Excel sheet or a dataset of HDF5; default the first
@@ -56,7 +56,7 @@ class Files:
 
     def known_as(self, workspace: Workspace) -> str:
         """The same for a relative path and an absolute one."""
-        return repr(self if self.is_remote else replace(self, path=place_of(self.path.removeprefix("file://"), workspace)))
+        return identity(self if self.is_remote else replace(self, path=place_of(self.path.removeprefix("file://"), workspace)))
 
     @property
     def is_remote(self) -> bool:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Web', 'pause']
 
-# %% ../../nbs/library/data/20_http.ipynb #5e6eefe8
+# %% ../../nbs/library/data/20_http.ipynb #fc66de7b
 import base64
 import hashlib
 import json
@@ -18,16 +18,16 @@ from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from .sources import FileFormat, Loading, LocalFile
-from ..errors import BadSource, MissingExtra, SourceUnavailable
+from .sources import Addressed, FileFormat, Loading, LocalFile
+from ..errors import BadSource, MissingExtra, SourceUnavailable, masked
 from ..logs import redact
 
 if TYPE_CHECKING:
     import httpx
 
-# %% ../../nbs/library/data/20_http.ipynb #284ec00c
-@dataclass(frozen=True)
-class Web:
+# %% ../../nbs/library/data/20_http.ipynb #e62d411b
+@dataclass(frozen=True, repr=False)
+class Web(Addressed):
     """Rows that an HTTP interface gives."""
 
     address: str
@@ -51,12 +51,15 @@ class Web:
         """One file with all rows; none where there are none. Raises `BadSource` and `SourceUnavailable`."""
         if find_spec("httpx") is None:
             raise MissingExtra("An HTTP source", "httpx", "http")
+        name = masked(self.address.partition("?")[0].partition("#")[0])
+        if "://***@" in name:
+            raise BadSource(self.address, "Its address holds a user or a password.", "Put `user:password` into .env as a credential, name that with `credential=`, and say `auth=\"basic\"`.")
         target = loading.scratch / "answer"
         with _client(self, loading) as client, target.open("wb") as out:
             kind = _fetch(self, client, out, loading)
         if not target.stat().st_size:
             return
-        yield LocalFile(target, self.address.partition("?")[0], FileFormat(kind))
+        yield LocalFile(target, name, FileFormat(kind))
 
 # %% ../../nbs/library/data/20_http.ipynb #98a2468c
 def _client(web: Web, loading: Loading) -> "httpx.Client":
@@ -153,7 +156,7 @@ def _same_host(web: Web, address: str) -> bool:
     here, there = httpx.URL(web.address), httpx.URL(address)
     return (here.scheme, here.host, here.port) == (there.scheme, there.host, there.port)
 
-# %% ../../nbs/library/data/20_http.ipynb #92429afe
+# %% ../../nbs/library/data/20_http.ipynb #98cd2fee
 def _fetch(web: Web, client: "httpx.Client", out: Any, loading: Loading) -> str:
     """Write all pages, as lines of JSON or as CSV; which of the two."""
     address, parameters = web.address, dict(web.parameters)
@@ -174,7 +177,7 @@ def _fetch(web: Web, client: "httpx.Client", out: Any, loading: Loading) -> str:
             seen.add(one)
         address, parameters = following
         if not _same_host(web, address):
-            raise BadSource(web.address, f"Its next page is elsewhere: {address.partition('?')[0]}.", "Nothing was written: give that address, if it is to be trusted.")
+            raise BadSource(web.address, f"Its next page is elsewhere: {masked(address.partition('?')[0])}.", "Nothing was written: give that address, if it is to be trusted.")
         time.sleep(max(0.0, 1 / web.per_second - (time.monotonic() - began)) if web.per_second else 0.0)
     raise BadSource(web.address, f"It has more than {web.most:,} pages.", "Raise `most=` if that is right.")
 

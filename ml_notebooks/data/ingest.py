@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BOOKS', 'Ingested', 'watermark', 'ingest']
 
-# %% ../../nbs/library/data/22_ingest.ipynb #2bdc9620
+# %% ../../nbs/library/data/22_ingest.ipynb #873e3b5c
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ from .progress import progress
 from .readers.delimited import plausible
 from .sources import FileSource, Loading, Since, Source, find_source, known_as
 from .warehouse import Warehouse
-from ..errors import BadIngest, BadSource, ReadOnlyWarehouse, TooManyRejects
+from ..errors import BadIngest, BadSource, ReadOnlyWarehouse, TooManyRejects, masked
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../../nbs/library/data/22_ingest.ipynb #9cf133b6
+# %% ../../nbs/library/data/22_ingest.ipynb #d8558744
 @dataclass(frozen=True)
 class Ingested:
     """What an ingest read and wrote."""
@@ -45,6 +45,7 @@ class Ingested:
     deleted: int = 0
     skipped: int = 0  # files that were appended before
     changes: tuple[str, ...] = ()  # of the table's columns
+    remarks: tuple[str, ...] = ()  # what to know of its columns
     watermark: str | None = None
     snapshot: int = -1  # that the table is at now; -1 inside a transaction
     seconds: float = 0
@@ -168,7 +169,7 @@ def _check_rejects(intake: Intake, plan: Plan) -> None:
         error.do = "Say which `encoding` the file has, such as `cp1252` where it comes from Windows; `.rejects` of this error holds them."
     raise error
 
-# %% ../../nbs/library/data/22_ingest.ipynb #69a4fa70
+# %% ../../nbs/library/data/22_ingest.ipynb #ddbefad4
 def ingest(
     wh: Warehouse,
     table: str,  # for example `raw.orders`
@@ -193,13 +194,13 @@ def ingest(
         raise ReadOnlyWarehouse(table)
     found = find_source(source, **options)
     with wh.transaction() if wh._writing else nullcontext():  # what fails inside a transaction fails all of it
-        intake = Intake(wh, table, widen=on_change == "widen")
+        intake = Intake(wh, table, widen=on_change == "widen", retype=on_change == "widen" and mode == "replace")
         try:
             return _ingest(intake, plan, found, message)
         finally:
             intake.clear()
 
-# %% ../../nbs/library/data/22_ingest.ipynb #e72121fb
+# %% ../../nbs/library/data/22_ingest.ipynb #772d2ad3
 def _ingest(intake: Intake, plan: Plan, source: Source | FileSource, message: str) -> Ingested:
     wh, name, began = intake.wh, known_as(source, intake.wh.workspace), time.monotonic()
     mark = watermark(wh, plan, name) if plan.cursor else None
@@ -213,7 +214,8 @@ def _ingest(intake: Intake, plan: Plan, source: Source | FileSource, message: st
             files = _read(intake, source, loading, name)
     _check_rejects(intake, plan)
     fresh = _fresh(intake, files, before)
-    result = Ingested(plan.table, plan.mode, name, intake.read, intake.rejected, 0, skipped=len(files) - len(fresh) if files else 0, watermark=mark)
+    skipped = len(files) - len(fresh) if files else 0
+    result = Ingested(plan.table, plan.mode, name, intake.read, intake.rejected, 0, skipped=skipped, remarks=tuple(intake.remarks.values()), watermark=mark)
     if plan.mode == "append" and not fresh:
         return replace(result, snapshot=_version(wh, plan), seconds=time.monotonic() - began)
     if not intake.columns and plan.mode == "replace":
@@ -241,7 +243,7 @@ def _is_blank(intake: Intake, plan: Plan) -> bool:
 def _version(wh: Warehouse, plan: Plan) -> int:
     return -1 if wh._writing or not table_columns(wh, plan.table) else wh.version(plan.table)
 
-# %% ../../nbs/library/data/22_ingest.ipynb #fce14298
+# %% ../../nbs/library/data/22_ingest.ipynb #acd8a52d
 def _check_first(wh: Warehouse, plan: Plan, source: str, files: list[tuple[str, str]]) -> None:
     if plan.mode == "append" and set(files) & set(_since_replaced(wh, plan, source, "file, fingerprint")):
         raise BadIngest(plan.table, "Another process has appended the same meanwhile.", "Nothing was written by this one; there is nothing left to do.")
@@ -249,7 +251,7 @@ def _check_first(wh: Warehouse, plan: Plan, source: str, files: list[tuple[str, 
 
 def _publish(intake: Intake, plan: Plan, source: str, files: list[tuple[str, str]], result: Ingested, message: str) -> Ingested:
     wh = intake.wh
-    with wh.transaction(message or f"ingest {plan.table} ({plan.mode})"):
+    with wh.transaction(masked(message) or f"ingest {plan.table} ({plan.mode})"):
         try:
             mark = watermark(wh, plan, source) if plan.cursor else None  # another load may have come first
             _check_first(wh, plan, source, files)

@@ -69,7 +69,7 @@ def table_columns(wh: Warehouse, table: str) -> dict[str, str]:
     query = "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = 'lake' AND schema_name = ? AND table_name = ? ORDER BY column_index"
     return dict(wh._connection.execute(query, [schema, name]).fetchall())
 
-# %% ../../nbs/library/data/16_intake.ipynb #237c1851
+# %% ../../nbs/library/data/16_intake.ipynb #bcf0e2af
 class Intake:
     """The rows of one load, in a temporary table, and those that were rejected, in another."""
 
@@ -78,13 +78,16 @@ class Intake:
         wh: Warehouse,
         table: str,  # where the rows are to go
         widen: bool = False,  # whether the table's types may follow those of the rows
+        retype: bool = False,  # whether its columns may take any type that is asked for, for no row of it stays
     ):
-        self.wh, self.table, self.widen = wh, table, widen
+        self.wh, self.table, self.widen, self.retype = wh, table, widen, retype
         self.known = {name.lower(): kind for name, kind in table_columns(wh, table).items()}
         stem = check_table_name(table).replace(".", "_")
         self.rows, self.rejects, self.view = f"temp.intake_{stem}", f"temp.rejects_{stem}", f"intake_{stem}_aligned"
         self.columns: dict[str, str] = {}  # of the temporary table, by lower-case name
         self.untyped: set[str] = set()  # columns that have held no value yet
+        self.asked: dict[str, str] = {}  # column -> a type that the user asked for, where the table's is another
+        self.remarks: dict[str, str] = {}  # column, in lower case -> what the user should know of it
         self.read = self.written = 0
         self.clear()
         fields = "file VARCHAR, line BIGINT, \"column\" VARCHAR, text VARCHAR, reason VARCHAR"

@@ -15,7 +15,7 @@ from .staging import Staged
 from ..errors import BadIngest, SchemaChanged
 from ..lineage import check_write
 
-# %% ../../nbs/library/data/21_modes.ipynb #07ef72ed
+# %% ../../nbs/library/data/21_modes.ipynb #2008a36c
 Mode = Literal["replace", "append", "merge", "incremental"]
 OnChange = Literal["fail", "add", "widen"]
 
@@ -37,6 +37,7 @@ def check_plan(plan: Plan) -> None:
     """Nothing, when a plan makes sense. Raises `InvalidTableName` and `BadIngest`."""
     check_table_name(plan.table)
     wrong = [
+        (plan.table.startswith("ops."), "The schema `ops` holds what the workspace keeps of itself: runs, loads, lineage.", "Choose another schema, such as `raw`."),
         (plan.mode not in ("replace", "append", "merge", "incremental"), f"There is no mode `{plan.mode}`.", "Choose replace, append, merge or incremental."),
         (plan.on_change not in ("fail", "add", "widen"), f"`on_change` is `{plan.on_change}`.", "Choose fail, add or widen."),
         (plan.mode == "merge" and not plan.keys, "A merge was given no keys.", "Name the columns that tell rows apart with `keys`."),
@@ -48,7 +49,7 @@ def check_plan(plan: Plan) -> None:
         if is_wrong:
             raise BadIngest(plan.table, found, do)
 
-# %% ../../nbs/library/data/21_modes.ipynb #f0171454
+# %% ../../nbs/library/data/21_modes.ipynb #38643dd5
 @dataclass(frozen=True)
 class Change:
     """A column that differs between a source and its table."""
@@ -69,12 +70,21 @@ def compare(intake: Intake, held: dict[str, str]) -> list[Change]:
     changes = [Change(name, "", kind) for name, kind in intake.columns.items() if name not in names]
     changes += [Change(names[name], held[names[name]], "") for name in names if name not in intake.columns]
     for name, kind in intake.columns.items():
-        if name in names and name not in intake.untyped and common_type(intake.wh, held[names[name]], kind) != held[names[name]]:
+        if name in names and name in intake.asked:
+            changes.append(Change(names[name], held[names[name]], kind))
+        elif name in names and name not in intake.untyped and common_type(intake.wh, held[names[name]], kind) != held[names[name]]:
             changes.append(Change(names[name], held[names[name]], kind))
     return changes
 
-# %% ../../nbs/library/data/21_modes.ipynb #2c5e0d83
+# %% ../../nbs/library/data/21_modes.ipynb #58ca753a
 _PROMOTED = ["TINYINT", "SMALLINT", "INTEGER", "BIGINT"]  # DuckLake widens these in place, and FLOAT to DOUBLE
+
+
+def _led_to(intake: Intake, change: Change) -> str:
+    """The type that a column has after a change: one that holds both, or the one that was asked for."""
+    if not (change.held and change.found) or change.column.lower() in intake.asked:
+        return change.found
+    return common_type(intake.wh, change.held, change.found)
 
 
 def _follow(intake: Intake, plan: Plan, held: dict[str, str]) -> list[Change]:
@@ -86,10 +96,10 @@ def _follow(intake: Intake, plan: Plan, held: dict[str, str]) -> list[Change]:
         raise SchemaChanged(plan.table, map(str, changes), f"The table was left as it is: mend the source, or accept the change with `on_change=\"{more}\"`.")
     for change in changes:
         table, column = f"lake.{plan.table}", identifier(change.column)
-        kind = common_type(intake.wh, change.held, change.found) if change.held and change.found else change.found
+        kind = _led_to(intake, change)
         if not change.held:
             intake.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
-        elif change.found and ({change.held, kind} <= set(_PROMOTED) or (change.held, kind) == ("FLOAT", "DOUBLE")):
+        elif change.found and kind == common_type(intake.wh, change.held, kind) and ({change.held, kind} <= set(_PROMOTED) or (change.held, kind) == ("FLOAT", "DOUBLE")):
             intake.execute(f"ALTER TABLE {table} ALTER {column} SET DATA TYPE {kind}")
         elif change.found and plan.mode != "replace":
             intake.wh.publish(plan.table, f"SELECT * REPLACE ({column}::{kind} AS {column}) FROM {plan.table}")
@@ -147,7 +157,7 @@ def _increment(intake: Intake, plan: Plan, rows: str, exists: bool, mark: str | 
         intake.wh.append(plan.table, Staged(fresh))
     return count, 0, 0
 
-# %% ../../nbs/library/data/21_modes.ipynb #f763b5f3
+# %% ../../nbs/library/data/21_modes.ipynb #6b8ca92c
 def write_rows(intake: Intake, plan: Plan, mark: str | None) -> tuple[int, int, int, list[Change]]:  # inserted, updated, deleted, changes of columns
     """Write the rows of an intake into its table, inside a transaction. Raises `SchemaChanged` and `BadIngest`."""
     held = table_columns(intake.wh, plan.table)
@@ -170,5 +180,5 @@ def _wanted(intake: Intake, plan: Plan, held: dict[str, str], changes: list[Chan
     """The columns of the table once it has followed."""
     if plan.mode != "replace":
         return table_columns(intake.wh, plan.table)
-    widened = {change.column: common_type(intake.wh, change.held, change.found) for change in changes if change.held and change.found}
+    widened = {change.column: _led_to(intake, change) for change in changes if change.held and change.found}
     return held | widened | {change.column: change.found for change in changes if not change.held}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Import', 'installed_packages', 'Code', 'read_code']
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #1aa21292
+# %% ../../nbs/library/pipelines/06_code.ipynb #b15648f1
 import ast
 import hashlib
 import json
@@ -15,6 +15,7 @@ import re
 import site
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -255,7 +256,7 @@ def _lists(place: Path) -> list[Path]:
     direct = place / "direct_url.json"
     return [direct, place / "RECORD"] if direct.is_file() else []
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #457bee58
+# %% ../../nbs/library/pipelines/06_code.ipynb #434f8da3
 @dataclass(frozen=True)
 class Code:
     """What a step runs."""
@@ -274,8 +275,16 @@ class Code:
         return known | {"variables": dict(self.variables)}
 
 
+_PARSING = threading.Lock()  # Python 3.11 counts how deep it is in a syntax tree for all threads together, and may end them with a SystemError
+
+
 def read_code(notebook: Path, packages: Mapping[str, str]) -> Code:
-    """What a notebook runs, as it is on disk now."""
+    """What a notebook runs, as it is on disk now; one thread at a time."""
+    with _PARSING:
+        return _read_code(notebook, packages)
+
+
+def _read_code(notebook: Path, packages: Mapping[str, str]) -> Code:
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     sources = [_read_source("".join(cell["source"])) for cell in code]

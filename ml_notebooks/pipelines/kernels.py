@@ -6,7 +6,7 @@
 __all__ = ['KERNEL_NAME', 'parent_name', 'runtime_folder', 'ask', 'WarmProcess', 'fork_kernel', 'kernel_settings',
            'WarmProvisioner', 'install_kernelspec', 'ensure_kernelspec', 'parents', 'stop_parents']
 
-# %% ../../nbs/library/pipelines/11_kernels.ipynb #1789d62b
+# %% ../../nbs/library/pipelines/11_kernels.ipynb #0e0a7931
 import asyncio
 import hashlib
 import json
@@ -30,7 +30,7 @@ from jupyter_client.localinterfaces import localhost
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 import ml_notebooks
-from ..errors import NoWorkspace
+from ..errors import NoWorkspace, UnsafeFolder
 from ..logs import get_logger
 from .warm import CALM_THREADS, KERNEL, STATUS, STOP, is_installed, own_limits
 from ..settings import KernelSettings, load_settings
@@ -66,14 +66,21 @@ def parent_name(
     """The name of the parent that suits a kernel."""
     return f"{_digest(sys.executable, sys.version, modules, _import_environment(env))}-{_digest(_installed_state())}"
 
-# %% ../../nbs/library/pipelines/11_kernels.ipynb #692e7b28
+# %% ../../nbs/library/pipelines/11_kernels.ipynb #958257cb
 def runtime_folder() -> Path:
-    """The private folder of the parents' sockets. Raises `PermissionError` when it is not ours alone."""
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"mlnb-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    """The private folder of the parents' sockets. Raises `UnsafeFolder`, a `PermissionError`, when it is not ours alone."""
+    given = os.environ.get("XDG_RUNTIME_DIR", "")
+    usable = given and Path(given).is_dir() and os.access(given, os.W_OK | os.X_OK)  # under cron and sudo it may name none
+    folder = Path(given if usable else tempfile.gettempdir()) / f"mlnb-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
     status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise PermissionError(f"{folder} is not a folder that only this user may enter")
+    if not stat.S_ISDIR(status.st_mode):
+        raise UnsafeFolder(str(folder), "It is no folder.")
+    if status.st_uid != os.getuid():
+        raise UnsafeFolder(str(folder), f"It belongs to user {status.st_uid}, and this is user {os.getuid()}.")
+    if status.st_mode & 0o077:
+        raise UnsafeFolder(str(folder), f"Others may enter it: its mode is {stat.S_IMODE(status.st_mode):o}.")
     return folder
 
 # %% ../../nbs/library/pipelines/11_kernels.ipynb #4ab44db1

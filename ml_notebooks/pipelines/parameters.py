@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Parameter', 'declared_parameters', 'read_parameters', 'check_value', 'check_parameters', 'parse_value']
 
-# %% ../../nbs/library/pipelines/01_parameters.ipynb #e098ed93
+# %% ../../nbs/library/pipelines/01_parameters.ipynb #4e41941b
 import ast
 import io
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from ml_notebooks.errors import (
     BadNotebook,
@@ -41,46 +41,65 @@ class Parameter:
         """The type as it is written."""
         return getattr(self.type, "__name__", str(self.type)) if not hasattr(self.type, "__args__") else str(self.type)
 
-# %% ../../nbs/library/pipelines/01_parameters.ipynb #a0855ae8
+# %% ../../nbs/library/pipelines/01_parameters.ipynb #9cb58d05
 _TYPES = {t.__name__: t for t in (bool, int, float, str, list, dict)} | {"Literal": Literal, "None": None}
 
 
 def _type(node: ast.AnnAssign | ast.Assign, default: object) -> Any:
-    if isinstance(node, ast.AnnAssign):
-        return eval(compile(ast.Expression(node.annotation), "annotation", "eval"), {"__builtins__": {}}, _TYPES)
-    return type(default)
+    if not isinstance(node, ast.AnnAssign):
+        return type(default)
+    kind = eval(compile(ast.Expression(node.annotation), "annotation", "eval"), {"__builtins__": {}}, _TYPES)
+    _validated(kind, default)
+    return kind
+
+
+def _validated(kind: Any, value: object) -> Any:
+    return TypeAdapter(kind, config=ConfigDict(strict=True)).validate_python(value)
 
 
 def _comments(source: str) -> dict[int, str]:
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {token.start[0]: token.string.lstrip("# ").strip() for token in tokens if token.type == tokenize.COMMENT}
 
-# %% ../../nbs/library/pipelines/01_parameters.ipynb #a64b9419
+# %% ../../nbs/library/pipelines/01_parameters.ipynb #682efbb7
 def declared_parameters(
     source: str,  # text of the parameters cell
     where: str,  # how messages call the notebook
 ) -> list[Parameter]:
     """The parameters that a cell declares.
 
-    Raises `BadParametersCell` when the cell holds anything but assignments of plain values.
+    Raises `BadParametersCell` when the cell holds anything but assignments of plain values, each to a name of its own.
     """
     try:
-        parameters, comments, body = [], _comments(source), ast.parse(source).body
-    except (SyntaxError, tokenize.TokenError) as error:
-        raise BadParametersCell(where, f"It is not Python: {error.args[0]}.") from None
+        parameters, comments, body = dict[str, Parameter](), _comments(source), ast.parse(source).body
+    except (SyntaxError, ValueError, tokenize.TokenError) as error:
+        raise BadParametersCell(where, f"It is not Python: {error.args[0]}{_place(error)}.") from None
     for node in body:
-        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
-        if not isinstance(node, ast.AnnAssign | ast.Assign) or not isinstance(target, ast.Name) or node.value is None:
-            raise BadParametersCell(where, f"It holds more than assignments: `{ast.unparse(node)}`.")
-        try:
-            default = ast.literal_eval(node.value)
-            kind = _type(node, default)
-        except (ValueError, NameError, TypeError, AttributeError):
-            raise BadParametersCell(where, f"`{target.id}` is not a plain value of a plain type.") from None
-        parameters.append(Parameter(target.id, kind, default, comments.get(node.end_lineno or 0, "")))
-    return parameters
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets if isinstance(node, ast.Assign) else []
+        if not isinstance(node, ast.AnnAssign | ast.Assign) or not isinstance(targets[0], ast.Name) or len(targets) > 1 or node.value is None:
+            raise BadParametersCell(where, f"Line {node.lineno} holds more than an assignment: `{ast.unparse(node)}`.")
+        name = targets[0].id
+        if name in parameters:
+            raise BadParametersCell(where, f"Line {node.lineno} declares `{name}` a second time.")
+        parameters[name] = Parameter(name, *_kind_and_default(node, name, where), comments.get(node.end_lineno or 0, ""))
+    return list(parameters.values())
 
-# %% ../../nbs/library/pipelines/01_parameters.ipynb #1d0c17f1
+
+def _place(error: Exception) -> str:
+    return f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+
+
+def _kind_and_default(node: ast.AnnAssign | ast.Assign, name: str, where: str) -> tuple[Any, object]:
+    try:
+        default = ast.literal_eval(node.value or ast.Constant(None))
+        return _type(node, default), default
+    except ValidationError:
+        annotation = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else ""
+        raise BadParametersCell(where, f"Line {node.lineno}: the default of `{name}`, {default!r:.80}, is not of its type, {annotation}.") from None
+    except (ValueError, NameError, TypeError, AttributeError, LookupError, ArithmeticError, PydanticUserError):
+        raise BadParametersCell(where, f"Line {node.lineno}: `{name}` is not a plain value of a plain type.") from None
+
+# %% ../../nbs/library/pipelines/01_parameters.ipynb #f660c701
 def read_parameters(
     notebook: Path,
 ) -> list[Parameter] | None:  # None where no cell is tagged `parameters`
@@ -90,19 +109,33 @@ def read_parameters(
     """
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        wrong = next((_lack(number, cell) for number, cell in enumerate(cells, 1) if _lack(number, cell)), "")
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise BadNotebook(notebook.name, f"It could not be read: {type(error).__name__}.") from None
-    return declared_parameters("".join(tagged[0]["source"]), notebook.name) if tagged else None
+    if wrong:
+        raise BadNotebook(notebook.name, wrong)
+    tagged = [number for number, cell in enumerate(cells, 1) if "parameters" in cell["metadata"].get("tags", [])]
+    if len(tagged) > 1:
+        raise BadParametersCell(notebook.name, f"Its cells {' and '.join(map(str, tagged))} are all tagged `parameters`.")
+    return declared_parameters("".join(cells[tagged[0] - 1]["source"]), notebook.name) if tagged else None
 
-# %% ../../nbs/library/pipelines/01_parameters.ipynb #f1a8b9a9
+
+_PARTS: dict[str, type | tuple[type, ...]] = {"cell_type": str, "metadata": dict, "source": (str, list)}
+
+
+def _lack(number: int, cell: Any) -> str:
+    """What a cell lacks that every cell has; nothing where it is whole."""
+    lacking = [part for part, kind in _PARTS.items() if not isinstance(cell, dict) or not isinstance(cell.get(part), kind)]
+    return f"Its cell {number} has no `{lacking[0]}`." if lacking else ""
+
+# %% ../../nbs/library/pipelines/01_parameters.ipynb #76f80f7f
 def check_value(parameter: Parameter, value: object, where: str) -> Any:
     """`value`, when it is of the parameter's type.
 
     Raises `BadParameter`.
     """
     try:
-        return TypeAdapter(parameter.type, config=ConfigDict(strict=True)).validate_python(value)
+        return _validated(parameter.type, value)
     except ValidationError:
         raise BadParameter(parameter.name, where, value, parameter.type_name) from None
 
@@ -126,7 +159,7 @@ def check_parameters(
             raise UnknownParameter(name, where, known)
     return {name: check_value(known[name], value, where) for name, value in given.items()}
 
-# %% ../../nbs/library/pipelines/01_parameters.ipynb #a6dda1e2
+# %% ../../nbs/library/pipelines/01_parameters.ipynb #60a2f28a
 def parse_value(parameter: Parameter, text: str, where: str) -> Any:
     """The value that `text` means for a parameter.
 
@@ -136,6 +169,6 @@ def parse_value(parameter: Parameter, text: str, where: str) -> Any:
         return text
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError):  # the latter of `2013-13-45` and of `!!bool perhaps`
         raise BadParameter(parameter.name, where, text, parameter.type_name) from None
     return check_value(parameter, value, where)

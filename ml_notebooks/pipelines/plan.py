@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['EVERYTHING', 'Choice', 'chosen', 'History', 'with_seen_reads', 'plan', 'resumable']
 
-# %% ../../nbs/library/pipelines/09_plan.ipynb #71778883
+# %% ../../nbs/library/pipelines/09_plan.ipynb #3896e116
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from ..data.warehouse import Warehouse
 from ..errors import NothingToResume, UnknownStep
@@ -19,7 +21,7 @@ from .graph import needs, stages
 from .ledger import StepResult, last_done, read_runs
 from .spec import Pipeline, Step
 
-# %% ../../nbs/library/pipelines/09_plan.ipynb #521eb81d
+# %% ../../nbs/library/pipelines/09_plan.ipynb #89a1640d
 @dataclass(frozen=True)
 class Choice:
     """Which steps of a pipeline are run."""
@@ -27,7 +29,12 @@ class Choice:
     force: bool = False  # all, even where nothing changed
     begin: str = ""  # this step and every one that needs it, even where nothing changed
     only: tuple[str, ...] = ()  # these alone, even where nothing changed
-    resume: bool = False  # those that the last run, which failed, did not do
+    resume: bool = False  # those that the last run, which failed, was to do and did not
+
+    def to_json(self) -> dict[str, Any]:
+        """What the ledger keeps of it, so that the run can be resumed."""
+        kept = {"force": self.force, "begin": self.begin, "only": list(self.only)}
+        return {name: value for name, value in kept.items() if value}
 
 
 EVERYTHING = Choice()
@@ -57,14 +64,16 @@ def _following(pipeline: Pipeline, name: str) -> set[str]:
         found |= {step for step in stage if found.intersection(needs(pipeline)[step])}
     return found
 
-# %% ../../nbs/library/pipelines/09_plan.ipynb #08f1a526
+# %% ../../nbs/library/pipelines/09_plan.ipynb #711ff807
 class History:
     """What is known of a pipeline's earlier runs, and what is installed now."""
 
     def __init__(self, wh: Warehouse, pipeline: str, resumed: str = ""):
         self.wh, self.installed = wh, installed_packages()
         self.last = last_done(wh, pipeline)
-        self.resumed = last_done(wh, pipeline, resumed) if resumed else {}
+        self.resumed: dict[str, StepResult] = {}
+        for run in _resumed_runs(wh, pipeline, resumed):
+            self.resumed |= last_done(wh, pipeline, run)
 
     def versions(self, pipeline: Pipeline) -> dict[str, str]:
         """The versions, as they stand now, of everything that the pipeline's steps read and write, or did."""
@@ -91,6 +100,15 @@ class History:
         """What was installed when a run took place."""
         rows = self.wh.sql("SELECT packages FROM ops.runs WHERE run = ?", [run]).fetchall()
         return dict(json.loads(rows[0][0])) if rows else {}
+
+
+def _resumed_runs(wh: Warehouse, pipeline: str, run: str) -> list[str]:
+    """A run that is resumed, after those that it resumed itself: killed early, it had not taken over all that they did."""
+    resumes = {each["run"]: each.get("resumes") for each in read_runs(wh, pipeline)} if run else {}
+    found: list[str] = []
+    while run:
+        found, run = [run, *found], resumes.get(run) or ""
+    return found
 
 # %% ../../nbs/library/pipelines/09_plan.ipynb #1a257d91
 def with_seen_reads(pipeline: Pipeline, last: Mapping[str, StepResult]) -> Pipeline:
@@ -128,12 +146,15 @@ def _written_anew(step: Step, running: Iterable[Step]) -> Iterator[str]:
         if names := [f"`{each}`" for each in (*step.reads, *step.seen) if each in other.writes]:
             yield f"`{other.name}` writes {', '.join(names)} anew"
 
-# %% ../../nbs/library/pipelines/09_plan.ipynb #45e8f3af
-def resumable(wh: Warehouse, pipeline: str) -> tuple[str, dict[str, str]]:  # the run, and the parameters that it was given
+# %% ../../nbs/library/pipelines/09_plan.ipynb #17d87947
+def resumable(wh: Warehouse, pipeline: str) -> tuple[str, dict[str, str], Choice]:  # the run, and what it was asked for
     """The last run of a pipeline, when it can be resumed. Raises `NothingToResume`."""
     runs = read_runs(wh, pipeline)
     if not runs:
         raise NothingToResume(pipeline, "It was never run.")
     if runs[0]["status"] == "succeeded":
         raise NothingToResume(pipeline, f"Its last run, {runs[0]['run']}, succeeded.")
-    return runs[0]["run"], runs[0]["parameters"]
+    run, parameters, choice = runs[0]["run"], runs[0]["parameters"], runs[0]["choice"]
+    if hidden := [name for name, value in parameters.items() if "***" in value]:
+        raise NothingToResume(pipeline, f"Its parameter `{hidden[0]}` held a secret, which is not kept.")
+    return run, parameters, Choice(choice.get("force", False), choice.get("begin", ""), tuple(choice.get("only", ())), resume=True)

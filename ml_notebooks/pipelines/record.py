@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MIME', 'Value', 'Kind', 'ROWS', 'Record', 'format_value', 'record', 'collect']
 
-# %% ../../nbs/library/pipelines/05_record.ipynb #06a7dbbe
+# %% ../../nbs/library/pipelines/05_record.ipynb #04a4dac6
 import html
 import json
 import math
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..errors import NotRecordable
+from ..errors import BadRecordName, NotRecordable
 
 # %% ../../nbs/library/pipelines/05_record.ipynb #5c4fad37
 MIME = "application/vnd.mlnb.record+json"
@@ -103,7 +103,7 @@ def _image(value: Any) -> dict[str, Any]:
     shown = {kind: getattr(value, method)() for kind, method in methods.items() if hasattr(value, method)}
     return {kind: image for kind, image in shown.items() if isinstance(image, str)}
 
-# %% ../../nbs/library/pipelines/05_record.ipynb #5340d86b
+# %% ../../nbs/library/pipelines/05_record.ipynb #eadd3c1f
 def record(
     name: str,  # what it is called, for example `roc_auc_october`
     value: object,  # a number, a text, a truth value, a table or a plot
@@ -111,6 +111,8 @@ def record(
     """Show something that matters and keep it with the run. Raises `NotRecordable`."""
     from IPython.display import display
 
+    if not isinstance(name, str) or not name.strip():
+        raise BadRecordName(name)
     image = {} if isinstance(value, str | int | float) else _image(value)
     frame = None if image or isinstance(value, str | int | float) else _frame(value)
     if image:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Observer', 'Silent', 'Ready', 'prepare', 'run_pipeline']
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #cee14be1
+# %% ../../nbs/library/pipelines/17_run.ipynb #d54c115a
 import os
 import signal
 import threading
@@ -32,6 +32,7 @@ from ..logs import get_logger, redact
 from .cache import count_rows, take_over, undeclared_reads, unmade_writes
 from .crew import Crew, end_loop
 from .graph import Needs, check_graph, check_reads, needs
+from .killed import settle_killed
 from ml_notebooks.pipelines.ledger import (
     Run,
     StepResult,
@@ -79,7 +80,7 @@ class Silent:
     def run_finished(self, run: Run) -> None:
         """Say nothing."""
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #df98b7d1
+# %% ../../nbs/library/pipelines/17_run.ipynb #44546d07
 @dataclass(frozen=True)
 class Ready:
     """A pipeline that can be run: what was chosen of it, and why each step would run."""
@@ -89,6 +90,7 @@ class Ready:
     asked: frozenset[str]  # steps that run whatever stands
     plan: Mapping[str, list[str]]  # step -> why it would run; nothing where its last result stands
     parameters: Mapping[str, str]
+    choice: Choice = EVERYTHING  # as it was given; that of the run that is resumed
     resumes: str = ""  # the run that is resumed
 
 
@@ -103,17 +105,20 @@ def prepare(
     Raises what `load_pipeline`, `with_parameters`, `check_graph`, `chosen`, `resumable` and `check_reads` raise.
     """
     pipeline = load_pipeline(wh.workspace, name)
-    resumes, given = resumable(wh, name) if choice.resume else ("", parameters)
+    resumes, given, picked = resumable(wh, name) if choice.resume else ("", parameters, choice)
     if choice.resume and parameters:
         raise NothingToResume(name, f"Parameters were given, and a run is resumed with those that it had: {dict(given) or 'none'}.")
+    if choice.resume and choice.to_json():
+        raise NothingToResume(name, f"Steps were chosen, and a run is resumed with the choice that it had: {picked.to_json() or 'all'}.")
     pipeline = with_parameters(pipeline, dict(given))
     check_graph(pipeline)
-    pipeline, asked = chosen(pipeline, choice)
+    pipeline, asked = chosen(pipeline, picked)
     history = History(wh, name, resumes)
+    asked -= history.resumed.keys()
     pipeline = with_seen_reads(pipeline, history.last)
     now = history.versions(pipeline)
     check_reads(pipeline, [each for each, version in now.items() if version != "missing"])
-    return Ready(pipeline, history, asked, plan(pipeline, history, asked, now), given, resumes)
+    return Ready(pipeline, history, asked, plan(pipeline, history, asked, now), given, picked, resumes)
 
 # %% ../../nbs/library/pipelines/17_run.ipynb #162dc8cc
 @contextmanager
@@ -153,7 +158,7 @@ def _heard(signals: Iterable[int], do: Callable[[], object]) -> Iterator[None]:
 def _interrupt() -> NoReturn:
     raise KeyboardInterrupt
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #bf563557
+# %% ../../nbs/library/pipelines/17_run.ipynb #117770ac
 def _check_kernel(name: str) -> None:
     from jupyter_client.kernelspec import KernelSpecManager
 
@@ -180,14 +185,15 @@ def run_pipeline(
     Raises before anything runs what `prepare` raises, `UnknownKernel` and `PipelineBusy`; later the error of the step that failed, once
     the run is written down. `KeyboardInterrupt` passes through in the same way.
     """
-    load_pipeline(workspace, name)
+    pipeline = load_pipeline(workspace, name)
     with _alone(workspace, name, patient), _heard([signal.SIGTERM], _interrupt), open_warehouse(workspace) as wh:
+        settle_killed(wh, pipeline)
         ready = prepare(wh, name, parameters or {}, choice)
         if any(ready.plan.values()):
             _check_kernel(workspace.settings.run.kernel)
-        facts = {"parameters": ready.parameters, "resumes": ready.resumes, "packages": ready.history.installed}
+        asked = {"parameters": ready.parameters, "choice": ready.choice.to_json(), "resumes": ready.resumes}
         commit, dirty = git_state(workspace)
-        run = new_run(name, str(workspace.settings.workspace.reports), git=commit, git_dirty=dirty, **facts)
+        run = new_run(name, str(workspace.settings.workspace.reports), git=commit, git_dirty=dirty, packages=ready.history.installed, **asked)
         with bound_contextvars(pipeline=name, run=run.run):
             session = _Session(wh, ready, observer or Silent(), jobs or workspace.settings.run.jobs or _cores(), run)
             with _heard([signal.SIGINT, signal.SIGTERM], session.crew.interrupt):
@@ -234,7 +240,19 @@ def _write_down(wh: Warehouse, run: Run, pipeline: Pipeline, problem: BaseExcept
                 raise
             get_logger("pipelines.run").warning("the failed run could not be written down", reason=str(error))
 
-# %% ../../nbs/library/pipelines/17_run.ipynb #27b3b1fe
+# %% ../../nbs/library/pipelines/17_run.ipynb #1671fc80
+def _write_missing_page(workspace: Workspace, result: StepResult) -> None:
+    """Write the page of a step that was taken over, where somebody had deleted it: the run's page leads there."""
+    from ml_notebooks.pipelines.report import write_page_beside
+
+    notebook = workspace.path(result.notebook)
+    if not notebook.with_suffix(".html").is_file():
+        try:
+            write_page_beside(notebook, result.step, list(secret_values(workspace.settings)))
+        except (OSError, ValueError) as error:
+            get_logger("pipelines.run").warning("a step's page could not be written", step=result.step, reason=str(error))
+
+
 class _Session:
     """A run under way."""
 
@@ -327,6 +345,7 @@ class _Session:
         """Have the step's last result stand; returns the gate that it does not pass."""
         self.crew.leave(step)
         result, problem = take_over(self.workspace, self.run, step, self.ready.history.result(step)), None
+        _write_missing_page(self.workspace, result)
         try:
             check_gates(step, result.records)
         except GateFailed as error:

@@ -6,11 +6,11 @@
 __all__ = ['Gate', 'parse_gate', 'Step', 'Pipeline', 'pipeline_names', 'read_schedule', 'load_pipeline', 'with_parameters',
            'scheduled_parameters']
 
-# %% ../../nbs/library/pipelines/03_spec.ipynb #2274b1eb
+# %% ../../nbs/library/pipelines/03_spec.ipynb #816d84fd
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,7 +38,7 @@ from ml_notebooks.pipelines.parameters import (
 from .record import Value
 from ..workspace import Workspace
 
-# %% ../../nbs/library/pipelines/03_spec.ipynb #f01ea7a1
+# %% ../../nbs/library/pipelines/03_spec.ipynb #0593a6da
 class _StepText(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -49,8 +49,8 @@ class _StepText(BaseModel):
     after: list[str] = []
     parameters: dict[str, Any] = {}
     retries: Annotated[int, Field(ge=0, le=100)] = 0
-    wait: Annotated[float, Field(ge=0)] = 1.0
-    timeout: Annotated[float, Field(gt=0)] | None = None
+    wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     gate: str | list[str] = []
     cache: bool = True
 
@@ -71,7 +71,7 @@ class _PipelineText(BaseModel):
     parameters: dict[str, Any] = {}
     schedule: Annotated[_ScheduleText | None, BeforeValidator(lambda text: {"cron": text} if isinstance(text, str) else text)] = None
 
-# %% ../../nbs/library/pipelines/03_spec.ipynb #08c481a0
+# %% ../../nbs/library/pipelines/03_spec.ipynb #ac67ede0
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -107,13 +107,25 @@ def parse_gate(text: str) -> Gate:
     if found is None:
         raise ValueError(f"`{text}` is not of the form `NAME >= NUMBER`.")
     record, comparison, bound = found.groups()
+    if comparison in ("==", "!="):
+        return Gate(record, comparison, _plain(bound))
     try:
-        value: Value = yaml.safe_load(bound) if comparison in ("==", "!=") else float(bound)
+        return Gate(record, comparison, float(bound))
     except ValueError:
         raise ValueError(f"`{bound}` is no number, and `{comparison}` compares with one.") from None
-    return Gate(record, comparison, value)
 
-# %% ../../nbs/library/pipelines/03_spec.ipynb #c6aa72a1
+
+def _plain(bound: str) -> Value:
+    """The number, text or truth value that a text is in YAML. Raises `ValueError`."""
+    try:
+        value = yaml.safe_load(bound)
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError):
+        value = [bound]
+    if not isinstance(value, str | int | float | None):
+        raise ValueError(f"`{bound}` is no number, no text and neither true nor false.")
+    return value
+
+# %% ../../nbs/library/pipelines/03_spec.ipynb #e9a7c6eb
 @dataclass(frozen=True)
 class Step:
     """One notebook of a pipeline."""
@@ -127,7 +139,7 @@ class Step:
     after: tuple[str, ...] = ()  # steps that come first though no table says so
     retries: int = 0
     wait: float = 1.0  # seconds before the first retry, doubled for each further one
-    timeout: float | None = None  # seconds that the whole step may take
+    timeout: float | None = None  # seconds that each attempt may take
     gates: tuple[Gate, ...] = ()
     line: int = 0  # where it begins in pipeline.yaml
     cache: bool = True  # whether its last result may stand for it
@@ -153,7 +165,7 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"Pipeline({self.name}: {' → '.join(step.name for step in self.steps)})"
 
-# %% ../../nbs/library/pipelines/03_spec.ipynb #6fff9934
+# %% ../../nbs/library/pipelines/03_spec.ipynb #9d267705
 def _line(node: yaml.Node | None, place: tuple[int | str, ...]) -> int:
     """The line on which something stands, or the last part of the way to it that is there."""
     for part in place:
@@ -173,10 +185,14 @@ def pipeline_names(workspace: Workspace) -> list[str]:
 
 
 def _read(path: Path) -> tuple[_PipelineText, yaml.Node | None]:
+    data = path.read_bytes()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = data.decode("utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        return _PipelineText.model_validate(yaml.safe_load(text)), node
+        read = _PipelineText.model_validate(yaml.safe_load(text))
+    except UnicodeDecodeError as error:
+        line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
+        raise BadPipeline(path.name, f"line {line}", f"It is not UTF-8: byte 0x{byte:02x}.", "Save the file as UTF-8 and run it again.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "the file"
@@ -186,30 +202,71 @@ def _read(path: Path) -> tuple[_PipelineText, yaml.Node | None]:
         first = error.errors()[0]
         place = ".".join(str(part + 1) if isinstance(part, int) else part for part in first["loc"]) or "the file"
         where = f"line {_line(node, first['loc'])}, `{place}`,"
-        raise BadPipeline(path.name, where, f"{first['msg']}; found {first['input']!r:.80}.") from None
+        said = "It is no mapping of names to values" if first["type"].startswith("model_") else first["msg"]
+        raise BadPipeline(path.name, where, f"{said}; found {first['input']!r:.80}.") from None
+    except (ValueError, LookupError, AttributeError):  # of a date that no calendar has, of `!!bool perhaps`
+        line, value = next(filter(None, map(_unreadable, _nodes(node))), (1, "a value"))
+        raise BadPipeline(path.name, f"line {line}", f"`{value}` is not what YAML takes it for.", "Write it in quotes, if it is a text.") from None
+    _check_keys(path, node)
+    return read, node
 
-# %% ../../nbs/library/pipelines/03_spec.ipynb #ced2b3c9
+
+def _nodes(root: yaml.Node | None) -> Iterator[yaml.Node]:
+    """Every node below one, each once, aliases too."""
+    waiting, seen = [root], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        if not isinstance(node, yaml.ScalarNode):
+            waiting += [part for each in node.value for part in (each if isinstance(each, tuple) else (each,))]
+
+
+def _check_keys(path: Path, root: yaml.Node | None) -> None:
+    """Nothing, when no mapping holds a key twice: YAML's reader would keep the last. Raises `BadPipeline`."""
+    for node in _nodes(root):
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)] if isinstance(node, yaml.MappingNode) else []
+        for number, key in enumerate(keys):
+            if key.value in (each.value for each in keys[:number]):
+                raise BadPipeline(path.name, f"line {key.start_mark.line + 1}, `{key.value}`,", "The same name stands above it already.")
+
+
+def _unreadable(node: yaml.Node) -> tuple[int, str] | None:
+    """The line and the text of a value that cannot be read; None for one that can."""
+    try:
+        if isinstance(node, yaml.ScalarNode):
+            yaml.SafeLoader("").construct_object(node)
+    except (ValueError, LookupError, AttributeError):
+        return node.start_mark.line + 1, str(node.value)
+    return None
+
+# %% ../../nbs/library/pipelines/03_spec.ipynb #949df8d1
 def _step(text: _StepText, path: Path, node: yaml.Node | None, number: int, shared: dict[str, Any]) -> Step:
     notebook, line = path.parent / text.notebook, _line(node, ("steps", number))
-    place = "notebook"
+    place: tuple[int | str, ...] = ("steps", number, "notebook")
     try:
         if not notebook.is_file():
             raise MissingNotebook(text.name, text.notebook, [file.name for file in path.parent.glob("*.ipynb")])
         declared = read_parameters(notebook)
-        place = "parameters"
         own = {name: value for name, value in shared.items() if name in {each.name for each in declared or ()}}
-        given = check_parameters(declared, own | text.parameters, text.notebook)
-        for place in ("reads", "writes"):
-            for name in getattr(text, place):
-                if not name.startswith("model:" if place == "writes" else ("model:", "file:")):
-                    check_table_name(name)
-        place = "gate"
-        gates = tuple(map(parse_gate, [text.gate] if isinstance(text.gate, str) else text.gate))
+        given: dict[str, Any] = {}
+        for name, value in (own | text.parameters).items():
+            place = ("steps", number, "parameters", name) if name in text.parameters else ("parameters", name)
+            given |= check_parameters(declared, {name: value}, text.notebook)
+        for part in ("reads", "writes"):
+            for position, name in enumerate(getattr(text, part)):
+                place = ("steps", number, part, position)
+                _check_name(name, ("model:",) if part == "writes" else ("model:", "file:"))
+        gates = []
+        for position, gate in enumerate([text.gate] if isinstance(text.gate, str) else text.gate):
+            place = ("steps", number, "gate", position)
+            gates.append(parse_gate(gate))
     except MLNotebooksError as error:
-        raise error.at(f"{path.name}, line {_line(node, ('steps', number, place))}") from None
+        raise error.at(f"{path.name}, line {_line(node, place)}") from None
     except ValueError as error:
-        where = f"line {_line(node, ('steps', number, place))}, `gate`,"
-        raise BadPipeline(path.name, where, str(error)) from None
+        raise BadPipeline(path.name, f"line {_line(node, place)}, `{place[2]}`,", str(error)) from None
     return Step(
         text.name,
         notebook,
@@ -221,10 +278,18 @@ def _step(text: _StepText, path: Path, node: yaml.Node | None, number: int, shar
         text.retries,
         text.wait,
         text.timeout,
-        gates,
+        tuple(gates),
         line,
         text.cache,
     )
+
+
+def _check_name(name: str, kinds: tuple[str, ...]) -> None:
+    """Nothing, when `name` is a table, or is of one of these kinds and goes on. Raises `InvalidTableName` and `ValueError`."""
+    if not name.startswith(kinds):
+        check_table_name(name)
+    elif not name.partition(":")[2].strip():
+        raise ValueError(f"`{name}` names nothing; write `{name.strip()}NAME`.")
 
 # %% ../../nbs/library/pipelines/03_spec.ipynb #4e0b49d1
 def _schedule(text: _ScheduleText | None, path: Path, node: yaml.Node | None) -> Schedule | None:

@@ -228,7 +228,7 @@ def _explain(error: Exception, attempt: _Attempt) -> MLNotebooksError:
         reason = redact(f"{error.ename}: {error.evalue}", secret_values(attempt.workspace.settings))
         return StepFailed(step.name, error.exec_count or cell, reason, notebook, _line(error.traceback))
     if isinstance(error, DeadKernelError):
-        return KernelDied(step.name, cell, notebook)
+        return KernelDied(step.name, cell, notebook, getattr(error, "status", None))
     if isinstance(error, CellTimeoutError):
         return StepFailed(step.name, cell, "It took longer than `cell_timeout` in settings.ini allows.", notebook)
     if isinstance(error, OSError) and error.errno == 28:
@@ -236,7 +236,7 @@ def _explain(error: Exception, attempt: _Attempt) -> MLNotebooksError:
     reason = redact(f"{type(error).__name__}: {error}", secret_values(attempt.workspace.settings))
     return StepFailed(step.name, cell, reason, notebook)
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #c026be69
+# %% ../../nbs/library/pipelines/15_step.ipynb #7363ef8b
 def check_gates(step: Step, records: Mapping[str, Value]) -> None:
     """Nothing, when what a step recorded passes its gates. Raises `GateFailed`."""
     for gate in step.gates:
@@ -246,7 +246,7 @@ def check_gates(step: Step, records: Mapping[str, Value]) -> None:
             raise GateFailed(step.name, str(gate), f"`{gate.record}` is {format_value(records[gate.record])}.")
 
 
-def _keep(output: Path, step: Step) -> tuple[tuple[Record, ...], float | None]:
+def _keep(output: Path, step: Step, secrets: Iterable[str]) -> tuple[tuple[Record, ...], float | None]:
     """Make the page of an executed notebook and return what it recorded and how much memory its kernel needed."""
     import nbformat
 
@@ -255,10 +255,10 @@ def _keep(output: Path, step: Step) -> tuple[tuple[Record, ...], float | None]:
     if not output.exists():
         return (), None
     notebook = nbformat.read(output, as_version=4)
-    write_step_page(notebook, output.with_suffix(".html"), step.name)
+    write_step_page(notebook, output.with_suffix(".html"), step.name, secrets)
     return tuple(collect(notebook)), notebook.metadata.get("mlnb", {}).get("peak_memory")
 
-# %% ../../nbs/library/pipelines/15_step.ipynb #59c66da9
+# %% ../../nbs/library/pipelines/15_step.ipynb #c468a3ac
 Outcome = tuple[StepResult, BaseException | None]  # how a step went, and what ended it early
 
 
@@ -280,7 +280,7 @@ def _execute(attempt: _Attempt) -> BaseException | None:
 def _judge(attempt: _Attempt, result: StepResult, problem: BaseException | None) -> Outcome:
     """The result with what was recorded, held against the step's gates."""
     try:
-        recorded, peak = _keep(attempt.output, attempt.step)
+        recorded, peak = _keep(attempt.output, attempt.step, list(secret_values(attempt.workspace.settings)))
         result = replace(result, recorded=recorded, peak_memory=peak)
         if problem is None:
             check_gates(attempt.step, result.records)

@@ -6,7 +6,7 @@
 __all__ = ['CALM_THREADS', 'LIMITS', 'KERNEL', 'STATUS', 'STOP', 'is_installed', 'ZMQInteractiveShell', 'preload', 'own_limits',
            'Parent', 'main']
 
-# %% ../../nbs/library/pipelines/10_warm.ipynb #591f7283
+# %% ../../nbs/library/pipelines/10_warm.ipynb #51721c88
 import atexit
 import builtins
 import gc
@@ -25,12 +25,14 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.machinery import ExtensionFileLoader, ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
-# %% ../../nbs/library/pipelines/10_warm.ipynb #c9092a5a
+# %% ../../nbs/library/pipelines/10_warm.ipynb #fea745ae
 CALM_THREADS = {"GOMP_SPINCOUNT": "1000"}  # how often OpenMP's threads look for work before they sleep; read when it is loaded
 _KERNEL_MODULES = (
     "ipykernel.kernelapp",
@@ -76,7 +78,7 @@ def _as_in_a_kernel() -> Iterator[None]:
 def preload(names: Iterable[str]) -> list[str]:
     """Import modules and return the names of those that are there and not being edited."""
     loaded = []
-    for name in names:
+    for name in map(str.strip, names):
         spec = importlib.util.find_spec(name.partition(".")[0])
         if spec is None or not is_installed(spec.origin):
             continue
@@ -94,6 +96,41 @@ def _forget() -> None:
         edited = not is_installed(getattr(module, "__file__", None)) and name != "__main__"
         if edited or name.partition(".")[0] in _ANEW:
             del sys.modules[name]
+
+# %% ../../nbs/library/pipelines/10_warm.ipynb #c327880e
+_POSTPONED: list[tuple[Callable[..., object], tuple[object, ...]]] = []  # what a kernel does first
+
+
+class _PolarsLoader(ExtensionFileLoader):
+    """Loads polars' compiled part, and puts off what it starts."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Load it."""
+        super().exec_module(module)
+        if start := getattr(module, "__register_startup_deps", None):
+            setattr(module, "__register_startup_deps", lambda *given: _POSTPONED.append((start, given)))
+
+
+class _PolarsFinder:
+    """Finds polars' compiled part for that loader."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Where it is; None for any other module."""
+        spec = PathFinder.find_spec(name, path, target) if name.startswith("_polars_runtime_") and "." in name else None
+        if spec and spec.origin and isinstance(spec.loader, ExtensionFileLoader):
+            spec.loader = _PolarsLoader(name, spec.origin)
+        return spec
+
+
+def _be_alone() -> None:
+    """End the threads that imports have started."""
+    if "duckdb" in sys.modules:
+        sys.modules["duckdb"].close()
+    if process := os.fork():
+        os.waitpid(process, 0)
+    else:
+        os._exit(0)
 
 # %% ../../nbs/library/pipelines/10_warm.ipynb #a4a3dfa0
 LIMITS = ("RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_CPU", "RLIMIT_DATA", "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_STACK")
@@ -114,7 +151,7 @@ def _adopt_limits(request: dict[str, Any]) -> None:
         with suppress(ValueError, OSError):  # a limit above the parent's hard one
             resource.setrlimit(getattr(resource, name), pair)
 
-# %% ../../nbs/library/pipelines/10_warm.ipynb #fb07ebd6
+# %% ../../nbs/library/pipelines/10_warm.ipynb #a40cffbf
 def _take_over(files: list[int], line: socket.socket) -> dict[str, Any]:
     """Become a process of its own, with the caller's files, environment, folder and limits; return the request."""
     os.setsid()
@@ -130,6 +167,8 @@ def _take_over(files: list[int], line: socket.socket) -> dict[str, Any]:
     os.chdir(request["cwd"])
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
+    for start, given in _POSTPONED:
+        start(*given)
     return request
 
 # %% ../../nbs/library/pipelines/10_warm.ipynb #0928705f
@@ -269,7 +308,7 @@ class Parent:
             "loaded": self.loaded,
         }
 
-# %% ../../nbs/library/pipelines/10_warm.ipynb #0cff60e0
+# %% ../../nbs/library/pipelines/10_warm.ipynb #a7c4d1b3
 def _listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     beside = path.with_suffix(".new")
@@ -288,9 +327,11 @@ def main(path: Path, idle: float, modules: list[str]) -> None:
         os._exit(0)  # nobody's child, so that whoever started it need not wait for its end
     sys.path[:] = [entry for entry in sys.path if entry not in ("", os.getcwd())]
     listener = _listen(path)
+    sys.meta_path.insert(0, _PolarsFinder)
     try:
         with _as_in_a_kernel():
             loaded = preload([*_KERNEL_MODULES, *modules])
+        _be_alone()
         _forget()  # here, not in each kernel, where it takes 25 ms
         gc.collect()
         gc.freeze()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ClickHouse', 'Told', 'asked', 'readable']
 
-# %% ../../../nbs/library/data/plugins/04_clickhouse.ipynb #ac7a2479
+# %% ../../../nbs/library/data/plugins/04_clickhouse.ipynb #c0c9d894
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..catalog import identifier
-from ..sources import Loading, Since
+from ..sources import Addressed, Loading, Since
 from ...errors import BadSource, MissingExtra, SourceUnavailable
 from ...logs import redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# %% ../../../nbs/library/data/plugins/04_clickhouse.ipynb #8223a024
-@dataclass(frozen=True)
-class ClickHouse:
+# %% ../../../nbs/library/data/plugins/04_clickhouse.ipynb #c80f3a5f
+@dataclass(frozen=True, repr=False)
+class ClickHouse(Addressed):
     """A table or a query of ClickHouse."""
 
     address: str  # for example `clickhouse://reader@db.example:8123/shop`; no password
@@ -45,7 +45,7 @@ class ClickHouse:
         url, secret = urlsplit(self.address), loading.secret(self.credential) if self.credential else ""
         statement, parameters = asked(self, loading.since)
         if url.password:
-            raise BadSource(self.address.rpartition("@")[2], "Its address holds a password.", "Put the password into .env as a credential and name that with `credential=`.")
+            raise BadSource(self.address, "Its address holds a password.", "Put the password into .env as a credential and name that with `credential=`.")
         place: dict[str, Any] = {"host": url.hostname, "port": url.port or 8123, "username": url.username, "database": url.path.strip("/") or "__default__"}
         try:
             with clickhouse_connect.get_client(**place, password=secret, secure=self.secure) as client:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['plain_value', 'Collection']
 
-# %% ../../../nbs/library/data/plugins/02_mongodb.ipynb #86ccde77
+# %% ../../../nbs/library/data/plugins/02_mongodb.ipynb #50a65761
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from .redis import document_batch
-from ..sources import Loading
+from ..sources import Addressed, Loading
 from ...errors import BadSource, MissingExtra, SourceUnavailable
 from ...logs import redact
 
@@ -42,9 +42,9 @@ def plain_value(value: Any) -> Any:
         return str(value.as_uuid()) if value.subtype == 4 else bytes(value)
     return str(value) if isinstance(value, ObjectId | Regex) else value
 
-# %% ../../../nbs/library/data/plugins/02_mongodb.ipynb #9d228579
-@dataclass(frozen=True)
-class Collection:
+# %% ../../../nbs/library/data/plugins/02_mongodb.ipynb #09b1266e
+@dataclass(frozen=True, repr=False)
+class Collection(Addressed):
     """A collection of a MongoDB database."""
 
     address: str  # for example `mongodb://shop@db.example/shop`; no password
@@ -62,7 +62,7 @@ class Collection:
         from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 
         if ":" in self.address.partition("://")[2].rpartition("@")[0]:
-            raise BadSource(self.address.rpartition("@")[2], "Its address holds a password.", "Put the password into .env as a credential and name that with `credential=`.")
+            raise BadSource(self.address, "Its address holds a password.", "Put the password into .env as a credential and name that with `credential=`.")
         secret = loading.secret(self.credential) if self.credential else ""
         try:
             options: dict[str, Any] = {"password": secret} if secret else {}

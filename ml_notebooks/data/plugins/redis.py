@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['document_batch', 'Keys']
 
-# %% ../../../nbs/library/data/plugins/03_redis.ipynb #5744e6e6
+# %% ../../../nbs/library/data/plugins/03_redis.ipynb #eca094f8
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..databases import arrow_batch
-from ..sources import Loading
+from ..sources import Addressed, Loading
 from ...errors import BadSource, MissingExtra, SourceUnavailable
 from ...logs import redact
 
@@ -27,9 +27,9 @@ def document_batch(documents: list[dict[str, Any]]) -> "pa.RecordBatch":
     names = list(dict.fromkeys(name for document in documents for name in document))
     return arrow_batch(names, [tuple(document.get(name) for name in names) for document in documents])
 
-# %% ../../../nbs/library/data/plugins/03_redis.ipynb #646b99bb
-@dataclass(frozen=True)
-class Keys:
+# %% ../../../nbs/library/data/plugins/03_redis.ipynb #f1cc050c
+@dataclass(frozen=True, repr=False)
+class Keys(Addressed):
     """Rows that lie in Redis."""
 
     address: str  # for example `redis://cache.example:6379/0`; no password
@@ -45,7 +45,7 @@ class Keys:
         import redis
 
         if "@" in self.address:
-            raise BadSource(self.address.rpartition("@")[2], "Its address holds a user or a password.", "Put the password into .env as a credential and name that with `credential=`.")
+            raise BadSource(self.address, "Its address holds a user or a password.", "Put the password into .env as a credential and name that with `credential=`.")
         secret = loading.secret(self.credential) if self.credential else None
         try:
             with redis.Redis.from_url(self.address, password=secret, decode_responses=True, socket_timeout=60) as client:

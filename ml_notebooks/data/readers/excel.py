@@ -63,7 +63,7 @@ def _text(cell: Any) -> str | None:
         return str(int(cell))
     return cell if cell is None or isinstance(cell, str) else str(cell).lower() if isinstance(cell, bool) else cell.isoformat(" ") if isinstance(cell, datetime) else str(cell)
 
-# %% ../../../nbs/library/data/readers/04_excel.ipynb #6222905b
+# %% ../../../nbs/library/data/readers/04_excel.ipynb #ef222e86
 def _kinds(sheet: Any, start: tuple[int, int], width: int) -> list[set[str]]:
     """What stands in each column: text, whole numbers, something else."""
     kinds: list[set[str]] = [set() for _ in range(width)]
@@ -77,7 +77,7 @@ def _kinds(sheet: Any, start: tuple[int, int], width: int) -> list[set[str]]:
 def _wanted(intake: Intake, file: LocalFile, names: list[str], kinds: list[set[str]]) -> dict[str, str]:
     """The types, by lower-case name, to which columns are to be cast."""
     known = {name.lower(): intake.known.get(name.lower(), "") for name, held in zip(names, kinds, strict=True) if held == {"whole"}}
-    return {name: kind for name, kind in known.items() if kind in WHOLE} | declared_types(file, names)
+    return {name: kind for name, kind in known.items() if kind in WHOLE} | declared_types(intake, file, names)
 
 
 def _take(intake: Intake, file: LocalFile, names: list[str], rows: list[tuple[int, list[Any]]], wanted: Mapping[str, str]) -> None:

@@ -170,7 +170,7 @@ def _check_digits(intake: Intake, file: LocalFile, kinds: dict[str, str]) -> Non
         if value is not None:
             raise BadSource(file.name, f"It holds `{value}` in `{name}`, more digits than a {kind} keeps.", "Nothing was written: say with `types` what the column is, such as HUGEINT or VARCHAR.")
 
-# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #493adfd0
+# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #6d9a175d
 def _count(path: Path, loading: Loading) -> tuple[int, bool]:  # lines that hold something; whether none is too long
     count, sound = 0, True
     for _, line, whole in bounded_lines(path):
@@ -180,7 +180,7 @@ def _count(path: Path, loading: Loading) -> tuple[int, bool]:  # lines that hold
 
 
 def _take(intake: Intake, file: LocalFile, path: Path, numbers: list[int], found: dict[str, str], lines: int, loading: Loading) -> None:
-    before, declared = intake.written, declared_types(file, list(found))
+    before, declared = intake.written, declared_types(intake, file, list(found))
     known = {name: "VARCHAR" if kind == _NOTHING else kind for name, kind in found.items()}
     wanted = chosen_types(intake, known, declared)
     empty = frozenset(name.lower() for name, kind in found.items() if kind == _NOTHING and name.lower() not in declared | intake.known)
