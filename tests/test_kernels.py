@@ -155,7 +155,7 @@ def test_kernels_share_no_state(folder):
         say(one, "left_behind = 1; import random, numpy, os, json; random.seed(7); numpy.random.seed(7)")
         say(one, "json.left = 1; os.environ['MLNB_STEP'] = 'changed'; open('kept.txt', 'w')")
         a, b = json.loads(say(one, STATE)), json.loads(say(two, STATE))
-        held = held_by(parents()[0]["pid"])
+        held = held_by(next(parent["pid"] for parent in parents() if a["pid"] in parent["kernels"]))
     with kernel(folder, "python3") as (_, ordinary):
         c = json.loads(say(ordinary, STATE))
     for state, manager in ((a, first), (b, second)):
