@@ -1,6 +1,7 @@
 """Make a workspace, run its pipelines, see how that went."""
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ def init(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
     from ..workspace import create_workspace
 
     create_workspace(folder)
-    print(f"Made a workspace in {folder}.\nNext: cd {folder} && mlnb run flights")
+    print(f"Made a workspace in {folder}.\nNext: cd {shlex.quote(str(folder))} && mlnb run flights")
 
 
 @app.command()

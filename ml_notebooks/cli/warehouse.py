@@ -14,6 +14,8 @@ Files: format, delimiter, missing, encoding, types.COLUMN, part, decimal, thousa
 Databases: table, query, credential, batch; ClickHouse also secure.
 Web: parameters.NAME, format, records, pages, page, size, next, auth, credential, header, since, timeout, retries, per_second, most.
 MongoDB: collection, filter.FIELD, credential, batch. Redis: match, kind, credential, batch."""
+AS_TEXT = "CAST(COLUMNS(*) AS VARCHAR)"  # DuckDB's own: nothing rounded, an instant with its zone
+FIGURES = re.compile(r"(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|UINTEGER|FLOAT|DOUBLE|DECIMAL\(.*\))")
 NO_TABLES = "No rows: this looks into the schema `main` only. `mlnb tables` lists the tables of all schemas."
 
 
@@ -99,11 +101,13 @@ def sql(
     with reading(at) as wh:
         relation = wh.sql(query)
         try:
-            found = (relation if json else relation.limit(limit + 1)).to_arrow_table()
+            found = (relation if json else relation.limit(limit + 1).project(AS_TEXT)).to_arrow_table()
             rows = found.rename_columns(columns := told_apart(relation.columns)).to_pylist()
+            figures = [column for column, kind in zip(columns, relation.types, strict=True) if FIGURES.fullmatch(str(kind))]
         except duckdb.Error as error:
             raise explain_query(error, wh.workspace, query, wh.names, wh.snapshot) from error
-    print_rows(rows if json else rows[:limit], columns, json, empty=NO_TABLES if SHOW_TABLES.fullmatch(query) else "No rows.")
+    empty = NO_TABLES if SHOW_TABLES.fullmatch(query) else "No rows."
+    print_rows(rows if json else rows[:limit], columns, json, empty, right=figures)
     if not json and len(rows) > limit:
         print(f"… and more: --limit {limit * 10} shows more of them")
 
