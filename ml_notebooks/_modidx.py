@@ -2678,8 +2678,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'ml_notebooks/pipelines/report.py'),
                                                'ml_notebooks.pipelines.report._words': ( 'library/pipelines/report.html#_words',
                                                                                          'ml_notebooks/pipelines/report.py'),
-                                               'ml_notebooks.pipelines.report._write': ( 'library/pipelines/report.html#_write',
-                                                                                         'ml_notebooks/pipelines/report.py'),
                                                'ml_notebooks.pipelines.report.write_index': ( 'library/pipelines/report.html#write_index',
                                                                                               'ml_notebooks/pipelines/report.py'),
                                                'ml_notebooks.pipelines.report.write_page_beside': ( 'library/pipelines/report.html#write_page_beside',
@@ -3130,8 +3128,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'ml_notebooks/training/registry.py'),
                                                 'ml_notebooks.training.registry._verify': ( 'library/training/registry.html#_verify',
                                                                                             'ml_notebooks/training/registry.py'),
-                                                'ml_notebooks.training.registry._write_whole': ( 'library/training/registry.html#_write_whole',
-                                                                                                 'ml_notebooks/training/registry.py'),
                                                 'ml_notebooks.training.registry.experiment': ( 'library/training/registry.html#experiment',
                                                                                                'ml_notebooks/training/registry.py'),
                                                 'ml_notebooks.training.registry.load_model': ( 'library/training/registry.html#load_model',
@@ -3195,4 +3191,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'ml_notebooks.workspace.find_workspace': ( 'library/workspace.html#find_workspace',
                                                                                    'ml_notebooks/workspace.py'),
                                         'ml_notebooks.workspace.template_folder': ( 'library/workspace.html#template_folder',
-                                                                                    'ml_notebooks/workspace.py')}}}
+                                                                                    'ml_notebooks/workspace.py'),
+                                        'ml_notebooks.workspace.write_whole': ( 'library/workspace.html#write_whole',
+                                                                                'ml_notebooks/workspace.py')}}}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CellStarted', 'KernelStarted', 'peak_memory', 'write_notebook', 'EagerClient', 'KernelEnded', 'Engine', 'execute']
 
-# %% ../../nbs/library/pipelines/12_engine.ipynb #0c66e131
+# %% ../../nbs/library/pipelines/12_engine.ipynb #0f9aa98e
 import logging
 import os
 import tempfile
@@ -27,6 +27,7 @@ from papermill.engines import NBClientEngine, NotebookExecutionManager, papermil
 from traitlets.config import Config
 
 from ..logs import redact
+from ..workspace import write_whole
 
 # %% ../../nbs/library/pipelines/12_engine.ipynb #060e3366
 CellStarted = Callable[[int, int], None]  # called with the number of the code cell that begins, and how many there are
@@ -74,16 +75,12 @@ def peak_memory(process: int) -> float | None:
         return next((round(int(line.split()[1]) / 1024, 1) for line in lines if line.startswith("VmHWM")), None)
     return None
 
-# %% ../../nbs/library/pipelines/12_engine.ipynb #532dd473
+# %% ../../nbs/library/pipelines/12_engine.ipynb #fb0de075
 def write_notebook(notebook: Any, path: Path, secrets: Iterable[str] = ()) -> None:
     """Write a notebook, secrets as stars, so that `path` holds either the old one or the new one, whole."""
-    beside, secrets = path.with_name(f".{path.name}.{os.getpid()}"), list(secrets)
-    try:
-        kept = nbformat.from_dict(_redacted(notebook, secrets))
-        beside.write_text(redact(nbformat.writes(kept), secrets) + "\n", encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    secrets = list(secrets)
+    kept = nbformat.from_dict(_redacted(notebook, secrets))
+    write_whole(path, redact(nbformat.writes(kept), secrets) + "\n")
 
 
 def _redacted(part: Any, secrets: list[str]) -> Any:

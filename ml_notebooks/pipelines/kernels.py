@@ -6,7 +6,7 @@
 __all__ = ['KERNEL_NAME', 'parent_name', 'runtime_folder', 'ask', 'WarmProcess', 'fork_kernel', 'kernel_settings',
            'WarmProvisioner', 'install_kernelspec', 'ensure_kernelspec', 'parents', 'stop_parents']
 
-# %% ../../nbs/library/pipelines/11_kernels.ipynb #0e0a7931
+# %% ../../nbs/library/pipelines/11_kernels.ipynb #a62c94a6
 import asyncio
 import hashlib
 import json
@@ -34,7 +34,7 @@ from ..errors import NoWorkspace, UnsafeFolder
 from ..logs import get_logger
 from .warm import CALM_THREADS, KERNEL, STATUS, STOP, is_installed, own_limits
 from ..settings import KernelSettings, load_settings
-from ..workspace import find_root
+from ..workspace import find_root, write_whole
 
 # %% ../../nbs/library/pipelines/11_kernels.ipynb #65433a91
 _READ_AT_IMPORT = (
@@ -311,7 +311,7 @@ class WarmProvisioner(LocalProvisioner):
             return await asyncio.to_thread(self.process.poll, 0.09)
         return await super().poll()
 
-# %% ../../nbs/library/pipelines/11_kernels.ipynb #15de9b3c
+# %% ../../nbs/library/pipelines/11_kernels.ipynb #2bc5cfd5
 KERNEL_NAME = "mlnb"
 _SPEC = {
     "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
@@ -329,7 +329,7 @@ def install_kernelspec(prefix: Path | None = None) -> Path:  # default: this env
         folder = root / "kernels" / KERNEL_NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "kernel.json").write_text(json.dumps(_SPEC, indent=1) + "\n")
+            write_whole(folder / "kernel.json", json.dumps(_SPEC, indent=1) + "\n")
             return folder
         except PermissionError:
             continue

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STYLE', 'SHOWN', 'write_step_page', 'write_page_beside', 'write_run_page', 'write_index']
 
-# %% ../../nbs/library/pipelines/14_report.ipynb #ea3ca461
+# %% ../../nbs/library/pipelines/14_report.ipynb #01ac3c62
 import html
 import json
 import os
@@ -25,6 +25,7 @@ from .interactive import figure_script, place_figures
 from .ledger import Run, StepResult
 from .record import Record, collect, format_value
 from .spec import Pipeline
+from ..workspace import write_whole
 
 # %% ../../nbs/library/pipelines/14_report.ipynb #fef952ed
 STYLE = """
@@ -58,7 +59,7 @@ details.code { margin: .5rem 0; } details.code summary { color: var(--soft); fon
 }
 """
 
-# %% ../../nbs/library/pipelines/14_report.ipynb #56a8f86b
+# %% ../../nbs/library/pipelines/14_report.ipynb #0671cb5b
 _CONTENT = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; media-src data:; font-src data:"
 _END = "</body></html>"
 
@@ -95,13 +96,6 @@ def _references(character: str) -> str:
     named = sorted((f"&{name}" for name, meant in html5.items() if meant == character), key=len, reverse=True)
     return f"(?:{'|'.join(map(re.escape, [character, *named]))}|&#0*{ord(character)};?|&#[xX]0*(?i:{ord(character):x});?)"
 
-
-def _write(path: Path, text: str) -> Path:
-    """Write a page so that `path` holds the old one or the new one, whole."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    return beside.replace(path)
-
 # %% ../../nbs/library/pipelines/14_report.ipynb #930be5ea
 _TEMPLATE = """
 {%- extends 'basic/index.html.j2' -%}
@@ -123,7 +117,7 @@ def _exporter() -> Any:  # made once: its templates take 50 ms to compile
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = exporter.exclude_anchor_links = True
     return exporter
 
-# %% ../../nbs/library/pipelines/14_report.ipynb #3213a055
+# %% ../../nbs/library/pipelines/14_report.ipynb #a513e50f
 def write_step_page(
     notebook: Any,  # the executed notebook
     path: Path,  # where the page goes
@@ -138,7 +132,7 @@ def write_step_page(
     figures = place_figures(notebook)
     body, _ = _exporter().from_notebook_node(notebook)
     page = _without(_page(title, f'<nav><a href="index.html">the run</a> · {_escape(title)}</nav>{body}'), secrets)
-    _write(path, page.removesuffix(_END) + figure_script() + _END if figures else page)
+    write_whole(path, page.removesuffix(_END) + figure_script() + _END if figures else page)
 
 
 def write_page_beside(
@@ -265,7 +259,7 @@ def _about(run: Run) -> str:
 def _words(value: object) -> str:
     return "all" if value is True else " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
-# %% ../../nbs/library/pipelines/14_report.ipynb #b45165eb
+# %% ../../nbs/library/pipelines/14_report.ipynb #2756b986
 def write_run_page(
     run: Run,
     pipeline: Pipeline,
@@ -291,13 +285,13 @@ def write_run_page(
         <h2>Steps</h2>{_table(["step", "status", "seconds", "MiB", "recorded"], rows)}
         <footer>{_escape(about)}</footer>
     """
-    return _write(folder / "index.html", _without(_page(f"{run.pipeline} {run.run}", body), secrets))
+    return write_whole(folder / "index.html", _without(_page(f"{run.pipeline} {run.run}", body), secrets))
 
 
 def _state(step: StepResult) -> str:
     return "cached" if step.status == "cached" else f"{step.status}, {step.seconds:.1f} s"
 
-# %% ../../nbs/library/pipelines/14_report.ipynb #45cc404a
+# %% ../../nbs/library/pipelines/14_report.ipynb #22624483
 SHOWN = 300  # runs on the page over all runs, the newest
 
 
@@ -310,7 +304,7 @@ def write_index(
     rows = (_run_row(run, folder, root) for run in runs[:SHOWN])
     more = f'<p class="note">The newest {SHOWN} of {len(runs)}; `mlnb runs` lists all.</p>' if len(runs) > SHOWN else ""
     titles = ["pipeline", "run", "status", "started (UTC)", "seconds", "recorded"]
-    return _write(folder / "index.html", _page("Runs", f"<h1>Runs</h1>{_table(titles, rows)}{more}"))
+    return write_whole(folder / "index.html", _page("Runs", f"<h1>Runs</h1>{_table(titles, rows)}{more}"))
 
 
 def _run_row(run: Mapping[str, Any], folder: Path, root: Path) -> str:

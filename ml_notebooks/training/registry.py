@@ -6,7 +6,7 @@
 __all__ = ['SIGNATURE', 'ALLOWED_TYPES', 'Registry', 'open_registry', 'experiment', 'log_run', 'log_model', 'register',
            'RegisteredModel', 'load_model', 'load_run_model']
 
-# %% ../../nbs/library/training/04_registry.ipynb #2e866ac8
+# %% ../../nbs/library/training/04_registry.ipynb #8620f5f3
 import os
 import tempfile
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from ..data.lock import exclusive
 from ..errors import UnknownModel, UntrustedModel, UnusableKey, WarehouseLocked
 from ..lineage import check_write, tell_read, tell_unseen, tell_write
 from .versions import tracked_versions, tracking_uri
-from ..workspace import Workspace, find_workspace
+from ..workspace import Workspace, find_workspace, write_whole
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -103,7 +103,7 @@ def log_run(
     registry._client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
 
-# %% ../../nbs/library/training/04_registry.ipynb #00851c86
+# %% ../../nbs/library/training/04_registry.ipynb #2a695fec
 def _key_pair(workspace: Workspace) -> tuple[Path, Path]:
     private = workspace.path(workspace.settings.tracking.signing_key)
     public = private.with_suffix(".pub.pem")
@@ -120,19 +120,8 @@ def _make_key_pair(private: Path, public: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
     private.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(public, key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo), 0o644)
-    _write_whole(private, key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain), 0o600)
-
-
-def _write_whole(path: Path, content: bytes, mode: int) -> None:
-    """Make a file with all of its content, or none."""
-    new = path.with_name(path.name + ".new")
-    new.unlink(missing_ok=True)
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    write_whole(public, key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo), 0o644, durable=True)
+    write_whole(private, key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain), 0o600, durable=True)
 
 # %% ../../nbs/library/training/04_registry.ipynb #f8ce635f
 SIGNATURE = "model.sig"  # beside the folder `model`
