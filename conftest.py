@@ -1,6 +1,7 @@
 """Makes every library notebook a test: its examples and asserts run against the exported module."""
 
 import ast
+import gc
 import importlib
 import json
 import os
@@ -16,6 +17,10 @@ ROOT = Path(__file__).parent
 LIBRARY = ROOT / "nbs" / "library"
 SKIP_TAGS = {"skip", "skip-execution"}
 NEED_FLIGHTS = {"tests/test_dashboard.py", "tests/test_flights.py"}
+
+# Queries of tests are small: threads that hand them to one another take longer than the queries, and there are other test processes.
+os.environ.setdefault("MLNB_WAREHOUSE__THREADS", "1")
+gc.set_threshold(50_000, 20, 100)  # the libraries' objects are many and stay: to look through them took a seventh of the time
 
 
 def pytest_collect_file(file_path, parent):
@@ -96,6 +101,7 @@ class NotebookTest(pytest.Item):
         folder = Path(self.config._tmp_path_factory.mktemp(re.sub(r"\W", "_", self.path.stem)))
         cwd, environ = Path.cwd(), dict(os.environ)
         os.environ["MPLBACKEND"] = "agg"
+        os.environ.pop("MLNB_WAREHOUSE__THREADS")  # the notebooks show the settings that a reader has
         os.chdir(folder)
         try:
             self.run_cells()

@@ -43,7 +43,8 @@ def ctrl_c():
 
 
 def _environment(further):
-    return {name: value for name, value in os.environ.items() if not name.startswith("MLNB_")} | further
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLNB_") or name == "MLNB_WAREHOUSE__THREADS"}
+    return kept | further
 
 
 @pytest.fixture(scope="session")

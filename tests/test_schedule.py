@@ -369,10 +369,12 @@ def test_times_are_those_of_a_walk_through_every_minute(seed):
     for number in range(1, 45 * 24 * 60):  # no zone changes its clock meanwhile
         instant = begin + timedelta(minutes=number)
         local = instant.astimezone(schedule.zone)
+        if not (matches(minute, 0, 59, local.minute) and matches(hour, 0, 23, local.hour)):
+            continue
         dated = matches(day, 1, 31, local.day)
         on_weekday = any(matches(weekday, 0, 7, each) for each in ({0, 7} if local.isoweekday() == 7 else {local.isoweekday()}))
         fits = (dated and on_weekday) if "*" in (day[0], weekday[0]) else (dated or on_weekday)
-        if fits and matches(month, 1, 12, local.month) and matches(hour, 0, 23, local.hour) and matches(minute, 0, 59, local.minute):
+        if fits and matches(month, 1, 12, local.month):
             expected.append(instant)
     found, moment = [], begin
     while len(found) < min(len(expected), 200):
@@ -382,16 +384,23 @@ def test_times_are_those_of_a_walk_through_every_minute(seed):
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Africa/Cairo", "Australia/Lord_Howe", "America/Santiago", "Atlantic/Azores"])
-def test_every_hour_of_a_year_is_met_once_whatever_the_clock_does(zone):
+def test_every_hour_is_met_once_and_each_day_of_a_year_whatever_the_clock_does(zone):
     schedule = Schedule(parse_cron("0 * * * *"), find_zone(zone))
     daily = Schedule(parse_cron("30 0,2 * * *"), schedule.zone)
-    moment, hours, days = datetime(2026, 1, 1, 12, tzinfo=timezone.utc), [], []
-    while moment.year == 2026:
-        moment = next_firing(schedule, moment)
-        hours.append(moment.astimezone(timezone.utc))
-    gaps = {later - earlier for earlier, later in pairwise(hours)}
-    assert gaps <= {timedelta(minutes=minutes) for minutes in (30, 60, 90)} and len(set(hours)) == len(hours)
-    moment = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+    noon, days, changes = datetime(2026, 1, 1, 12, tzinfo=timezone.utc), [], 0
+    for number in range(364):
+        before, after = (noon + timedelta(days=number + more) for more in (0, 1))
+        if before.astimezone(schedule.zone).utcoffset() == after.astimezone(schedule.zone).utcoffset():
+            continue
+        moment, hours = before - timedelta(days=1), []
+        while moment < after + timedelta(days=1):
+            moment = next_firing(schedule, moment).astimezone(timezone.utc)
+            hours.append(moment)
+        gaps = {later - earlier for earlier, later in pairwise(hours)}
+        assert gaps <= {timedelta(minutes=minutes) for minutes in (30, 60, 90)} and len(set(hours)) == len(hours)
+        changes += 1
+    assert changes == 2
+    moment = noon
     while moment.year == 2026:
         moment = next_firing(daily, moment)
         days.append(moment.date())

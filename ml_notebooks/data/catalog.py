@@ -177,7 +177,7 @@ def _secret_statement(kind: str, **values: object) -> str:
     given = ", ".join(f"{key} {quote(value)}" for key, value in values.items() if value not in (None, ""))
     return f"CREATE SECRET (TYPE {kind}, {given})"
 
-# %% ../../nbs/library/data/02_catalog.ipynb #bb001418
+# %% ../../nbs/library/data/02_catalog.ipynb #f8f34d6a
 def extension_names(workspace: Workspace) -> list[str]:
     """The extensions of DuckDB's that a workspace's warehouse needs."""
     settings = workspace.settings.warehouse
@@ -191,7 +191,6 @@ def prepare_statements(workspace: Workspace) -> list[str]:
     spill = workspace.path(workspace.settings.workspace.data) / "spill"
     statements = [
         "SET TimeZone = 'UTC'",
-        f"SET threads = {settings.threads}",
         f"SET memory_limit = {quote(settings.memory_limit)}",
         f"SET temp_directory = {quote(spill)}",
         f"SET temp_file_encryption = {str(is_encrypted(workspace)).lower()}",

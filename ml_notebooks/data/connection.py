@@ -35,7 +35,7 @@ from .staging import mark
 from ..errors import BadExtension, MLNotebooksError
 from ..workspace import Workspace
 
-# %% ../../nbs/library/data/09_connection.ipynb #d12af157
+# %% ../../nbs/library/data/09_connection.ipynb #e489c233
 def lock_file(workspace: Workspace) -> Path:
     """The file on which writers queue."""
     return workspace.path(workspace.settings.workspace.data) / "warehouse.lock"
@@ -55,7 +55,7 @@ warnings.filterwarnings("ignore", message="The inplace keyword in DataFrame.drop
 
 
 def _new_connection(workspace: Workspace) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect(config={"allow_unsigned_extensions": "true"})
+    connection = duckdb.connect(config={"allow_unsigned_extensions": "true", "threads": "1"})
     for statement in prepare_statements(workspace):
         connection.execute(statement)
     with suppress(duckdb.InvalidInputException):  # in Jupyter without ipywidgets there is no bar, and it cannot be switched off
@@ -75,7 +75,7 @@ def verify_extensions(workspace: Workspace) -> list[str]:
             raise BadExtension(name, str(error).splitlines()[0]) from error
     return extension_names(workspace)
 
-# %% ../../nbs/library/data/09_connection.ipynb #32953800
+# %% ../../nbs/library/data/09_connection.ipynb #eca9b43e
 def connect(
     workspace: Workspace,
     read_only: bool = False,
@@ -93,6 +93,7 @@ def connect(
             connection = _new_connection(workspace)
             undo.callback(connection.close)
             _attach(connection, workspace, read_only, snapshot)
+            connection.execute(f"SET threads = {workspace.settings.warehouse.threads}")  # to open it, one is faster
             if presence:
                 presence.settle()
         except MLNotebooksError:

@@ -69,7 +69,7 @@ def table_columns(wh: Warehouse, table: str) -> dict[str, str]:
     query = "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = 'lake' AND schema_name = ? AND table_name = ? ORDER BY column_index"
     return dict(wh._connection.execute(query, [schema, name]).fetchall())
 
-# %% ../../nbs/library/data/16_intake.ipynb #bcf0e2af
+# %% ../../nbs/library/data/16_intake.ipynb #3f5068e8
 class Intake:
     """The rows of one load, in a temporary table, and those that were rejected, in another."""
 
@@ -83,7 +83,7 @@ class Intake:
         self.wh, self.table, self.widen, self.retype = wh, table, widen, retype
         self.known = {name.lower(): kind for name, kind in table_columns(wh, table).items()}
         stem = check_table_name(table).replace(".", "_")
-        self.rows, self.rejects, self.view = f"temp.intake_{stem}", f"temp.rejects_{stem}", f"intake_{stem}_aligned"
+        self.rows, self.rejects, self.view = f"temp.main.intake_{stem}", f"temp.main.rejects_{stem}", f"intake_{stem}_aligned"
         self.columns: dict[str, str] = {}  # of the temporary table, by lower-case name
         self.untyped: set[str] = set()  # columns that have held no value yet
         self.asked: dict[str, str] = {}  # column -> a type that the user asked for, where the table's is another
@@ -91,7 +91,7 @@ class Intake:
         self.read = self.written = 0
         self.clear()
         fields = "file VARCHAR, line BIGINT, \"column\" VARCHAR, text VARCHAR, reason VARCHAR"
-        self.execute(f"CREATE TEMP TABLE {self.rejects} ({fields})")
+        self.execute(f"CREATE OR REPLACE TEMP TABLE {self.rejects} ({fields})")
 
     def execute(self, statement: str, parameters: list[object] | None = None) -> list[tuple[Any, ...]]:
         """Run a statement on the warehouse's connection."""
@@ -105,7 +105,7 @@ class Intake:
     def clear(self) -> None:
         """Drop the temporary tables."""
         with suppress(duckdb.Error):  # a connection that is gone took them along
-            self.execute(f"DROP VIEW IF EXISTS temp.{self.view}")
+            self.execute(f"DROP VIEW IF EXISTS temp.main.{self.view}")
             for name in (self.rejects, self.rows, *(f"{self.rows}_{part}" for part in ("met", "changed", "fresh"))):
                 self.execute(f"DROP TABLE IF EXISTS {name}")
 

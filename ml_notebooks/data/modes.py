@@ -105,14 +105,14 @@ def _follow(intake: Intake, plan: Plan, held: dict[str, str]) -> list[Change]:
             intake.wh.publish(plan.table, f"SELECT * REPLACE ({column}::{kind} AS {column}) FROM {plan.table}")
     return changes
 
-# %% ../../nbs/library/data/21_modes.ipynb #e06c9245
+# %% ../../nbs/library/data/21_modes.ipynb #a49ebe49
 def _aligned(intake: Intake, columns: dict[str, str]) -> str:
     """The name of the rows of an intake, with the columns of a table."""
     if [name.lower() for name in columns] == list(intake.columns) and list(columns.values()) == list(intake.columns.values()):
         return intake.rows
     parts = [f"{identifier(name) if name.lower() in intake.columns else 'NULL'}::{kind} AS {identifier(name)}" for name, kind in columns.items()]
     intake.execute(f"CREATE OR REPLACE TEMP VIEW {intake.view} AS SELECT {', '.join(parts)} FROM {intake.rows}")
-    return f"temp.{intake.view}"
+    return f"temp.main.{intake.view}"
 
 # %% ../../nbs/library/data/21_modes.ipynb #d5f38dc1
 def _merge(intake: Intake, plan: Plan, rows: str, exists: bool) -> tuple[int, int, int]:  # inserted, updated, deleted

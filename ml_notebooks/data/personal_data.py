@@ -66,7 +66,7 @@ def mask(
     """`text` with stars for what is behind the first character of every word."""
     return re.sub(r"\w+", lambda word: word.group()[:keep] + "*" * len(word.group()[keep:]), text)
 
-# %% ../../nbs/library/data/37_personal_data.ipynb #67b60c60
+# %% ../../nbs/library/data/37_personal_data.ipynb #c8bb7aec
 _TEXT = re.compile(r"VARCHAR|JSON|UUID|ENUM|STRUCT|MAP|UNION|.*\[\d*\]")
 _DIGITS = re.compile(r"U?(BIG|HUGE)INT|U?INTEGER|DECIMAL\(\d+,0\)")
 _DECIMALS = re.compile(r"DOUBLE|FLOAT|DECIMAL")
@@ -80,10 +80,10 @@ def _draw(wh: Warehouse, table: str, sample: int | None, seed: int) -> dict[str,
     types = {name: str(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}
     texts = [f"{identifier(name)}::VARCHAR AS {identifier(name)}" for name, kind in types.items() if kind != "BLOB"]
     relation.query("drawn", f"CREATE OR REPLACE TEMP TABLE sampled AS SELECT {', '.join(texts) or '1'} FROM drawn")
-    wh._connection.execute("DROP VIEW IF EXISTS temp.drawn")
+    wh._connection.execute("DROP VIEW IF EXISTS temp.main.drawn")
     return types
 
-# %% ../../nbs/library/data/37_personal_data.ipynb #3f8c249c
+# %% ../../nbs/library/data/37_personal_data.ipynb #89d8d044
 _STRICT = "|".join(f"(?:{recogniser.pattern})" for recogniser in RECOGNISERS if recogniser.kind in ("e-mail", "IBAN", "payment card", "IP address", "MAC address"))
 
 
@@ -99,13 +99,13 @@ def _count(wh: Warehouse, asked: list[tuple[str, str]]) -> list[int]:
     if not asked:
         return []
     counts = [f"count({identifier(column)}) FILTER ({condition or 'true'})" for column, condition in asked]
-    return list(wh._connection.execute(f"SELECT {', '.join(counts)} FROM temp.sampled").fetchall()[0])
+    return list(wh._connection.execute(f"SELECT {', '.join(counts)} FROM temp.main.sampled").fetchall()[0])
 
-# %% ../../nbs/library/data/37_personal_data.ipynb #a8f67160
+# %% ../../nbs/library/data/37_personal_data.ipynb #b37066e5
 def _candidates(wh: Warehouse, recogniser: Recogniser, column: str, condition: str, limit: int = 400) -> list[str]:
     """Different candidates in the values that meet a condition, in an order of chance that is always the same."""
     name, pattern = identifier(column), quote(recogniser.pattern)
-    found = f"SELECT DISTINCT coalesce(nullif(regexp_extract({name}, {pattern}), ''), {name}) AS found FROM temp.sampled WHERE {condition}"
+    found = f"SELECT DISTINCT coalesce(nullif(regexp_extract({name}, {pattern}), ''), {name}) AS found FROM temp.main.sampled WHERE {condition}"
     return [text for (text,) in wh._connection.execute(f"SELECT found FROM ({found}) ORDER BY md5(found) LIMIT {limit}").fetchall()]
 
 # %% ../../nbs/library/data/37_personal_data.ipynb #7895f093
@@ -131,7 +131,7 @@ def _judge(recogniser: Recogniser, column: str, share: float, valid: float, hits
     why = [f"{share * valid:.1%} of the values" if by_values else "", "the column's name" if told and fits else ""]
     return confidence, " and ".join(filter(None, why))
 
-# %% ../../nbs/library/data/37_personal_data.ipynb #e2b1efd0
+# %% ../../nbs/library/data/37_personal_data.ipynb #43a97082
 _LEAST = 7  # digits of a number that may be somebody's
 
 
@@ -140,7 +140,7 @@ def _wanted(wh: Warehouse, columns: list[str]) -> dict[str, list[Recogniser]]:
     if not columns:
         return {}
     asked = ", ".join(f"coalesce(max(length({name})), 0), coalesce(bool_and(regexp_full_match({name}, '-?[0-9]+')), false)" for name in map(identifier, columns))
-    found = wh._connection.execute(f"SELECT {asked} FROM temp.sampled").fetchall()[0]
+    found = wh._connection.execute(f"SELECT {asked} FROM temp.main.sampled").fetchall()[0]
     digits = [recogniser for recogniser in RECOGNISERS if recogniser.kind in ("payment card", "national number", "phone", "postal address")]
     wanted = {}
     for column, longest, number in zip(columns, found[::2], found[1::2], strict=True):
@@ -202,11 +202,11 @@ _WHY = {0.9: "the column's name and range", 0.7: "range and decimals of two neig
 def _shown(wh: Warehouse, column: str) -> tuple[str, ...]:
     return tuple(map(mask, _candidates(wh, COORDINATES, column, f"{identifier(column)} IS NOT NULL", 3)))
 
-# %% ../../nbs/library/data/37_personal_data.ipynb #b41ac295
+# %% ../../nbs/library/data/37_personal_data.ipynb #74932750
 _AGES = """
 SELECT coalesce(quantile_cont(years, 0.99) - quantile_cont(years, 0.01), 0), coalesce(median(years), 0), coalesce(min(years), 0), count(years), count(*)
 FROM (SELECT date_diff('day', day, today()) / 365.25 AS years FROM (
-    SELECT coalesce(try_cast({name} AS DATE), try_strptime({name}, ['%d.%m.%Y', '%m/%d/%Y', '%d/%m/%Y'])::DATE) AS day FROM temp.sampled WHERE {name} IS NOT NULL LIMIT 5000))
+    SELECT coalesce(try_cast({name} AS DATE), try_strptime({name}, ['%d.%m.%Y', '%m/%d/%Y', '%d/%m/%Y'])::DATE) AS day FROM temp.main.sampled WHERE {name} IS NOT NULL LIMIT 5000))
 """
 
 
@@ -224,7 +224,7 @@ def _births(wh: Warehouse, columns: list[str]) -> list[Finding]:
         findings.append(Finding(column, "birth date", 0.95 if told else 0.7, dates / values, why, _shown(wh, column)))
     return findings
 
-# %% ../../nbs/library/data/37_personal_data.ipynb #645ee4d2
+# %% ../../nbs/library/data/37_personal_data.ipynb #b7bf85e7
 _QUASI = {"geolocation", "birth date"}  # about a person only where the row is
 
 
@@ -246,7 +246,7 @@ def find_personal_data(
     dates = [column for column, kind in types.items() if kind == "VARCHAR" or _DATES.match(kind)]
     findings = [*_texts(wh, texts), *_births(wh, dates)]
     findings += _positions(wh, [column for column in types if column in {*texts, *decimals}], set(decimals))
-    wh._connection.execute("DROP TABLE temp.sampled")
+    wh._connection.execute("DROP TABLE temp.main.sampled")
     return PersonalData(table, rows, min(rows, sample or rows), tuple(_weighed(list(types), findings, threshold)))
 
 # %% ../../nbs/library/data/37_personal_data.ipynb #fcebb05a

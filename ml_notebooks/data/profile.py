@@ -168,7 +168,7 @@ def _missing_together(names: Sequence[str], columns: Sequence[pa.Array], rows: i
     found = [(tuple(np.array(names, object)[p]), round(rows * c / sampled), c / sampled) for p, c in zip(patterns, counts.tolist(), strict=True)]
     return pd.DataFrame(sorted(found, key=lambda row: -row[1]), columns=["columns", "rows", "share"])
 
-# %% ../../nbs/library/data/25_profile.ipynb #18bb48b7
+# %% ../../nbs/library/data/25_profile.ipynb #52e0beb7
 def profile(
     wh: Warehouse,  # at a snapshot too: `wh.at(12)`
     data: Data,  # a table's name, a query, or a frame
@@ -191,7 +191,7 @@ def profile(
     relation = wh._connection.from_arrow(frame)
     columns = dict(zip(relation.columns, map(str, relation.types), strict=True))
     found = _measure(relation.query("profiled_rows", _statement(columns, "profiled_rows", _chosen(len(frame), sample, False))))
-    wh._connection.execute("DROP VIEW IF EXISTS temp.profiled_rows")
+    wh._connection.execute("DROP VIEW IF EXISTS temp.main.profiled_rows")
     return _assemble(wh, name or "frame", None, columns, found)
 
 # %% ../../nbs/library/data/25_profile.ipynb #31c589b0

@@ -153,7 +153,7 @@ def known_as(
     own = getattr(source, "known_as", None)
     return masked(str(own(workspace))) if own else identity(source)
 
-# %% ../../nbs/library/data/15_sources.ipynb #b77e79ae
+# %% ../../nbs/library/data/15_sources.ipynb #75371338
 _BUILT_IN = {
     **dict.fromkeys(["file", "s3", "gs", "az"], "ml_notebooks.data.files:Files"),
     **dict.fromkeys(["postgresql", "mysql", "mariadb", "sqlite"], "ml_notebooks.data.databases:Database"),
@@ -166,9 +166,9 @@ _BUILT_IN = {
 
 def sources() -> dict[str, str]:  # scheme -> where its class is
     """Every kind of source that is known here, plug-ins too."""
-    return {**_BUILT_IN, **{one.name: one.value for one in entry_points(group="ml_notebooks.sources")}}
+    return {one.name: one.value for one in entry_points(group="ml_notebooks.sources")} | _BUILT_IN
 
-# %% ../../nbs/library/data/15_sources.ipynb #b32bd281
+# %% ../../nbs/library/data/15_sources.ipynb #8052b967
 def find_source(
     address: Any,  # a path, an address, or a source
     **options: Any,  # what the source's class takes besides
@@ -191,9 +191,10 @@ def find_source(
 
 def _class_for(address: str) -> Any:
     scheme = address.partition("://")[0].partition("+")[0] if "://" in address else "file"
-    if scheme not in sources():
+    where = _BUILT_IN.get(scheme) or sources().get(scheme)  # to look for plug-ins takes 20 ms
+    if where is None:
         raise UnknownSource(address, sources())
-    module, _, name = sources()[scheme].partition(":")
+    module, _, name = where.partition(":")
     return getattr(importlib.import_module(module), name)
 
 

@@ -44,7 +44,7 @@ def _is_of(connection: duckdb.DuckDBPyConnection, rows: duckdb.DuckDBPyRelation)
     name = "SELECT getvariable('warehouse')"
     return bool(rows.query("staged_rows", name).fetchall() == connection.execute(name).fetchall())
 
-# %% ../../nbs/library/data/04_staging.ipynb #a136ab92
+# %% ../../nbs/library/data/04_staging.ipynb #9bdce604
 @dataclass(frozen=True)
 class Staged:
     """A temporary table, or view, of the connection that is to write it."""
@@ -67,5 +67,5 @@ def stage(
     if not isinstance(data, duckdb.DuckDBPyRelation) or not _is_of(connection, data):
         data = connection.from_arrow(to_arrow(data))
     data.query("staged_rows", f"CREATE OR REPLACE TEMP TABLE {name} AS FROM staged_rows")
-    connection.execute("DROP VIEW IF EXISTS temp.staged_rows")
-    return f"temp.{name}"
+    connection.execute("DROP VIEW IF EXISTS temp.main.staged_rows")
+    return f"temp.main.{name}"

@@ -23,7 +23,7 @@ from ..errors import BadData
 from ..lineage import check_write
 from ..settings import UpkeepSettings
 
-# %% ../../nbs/library/data/12_upkeep.ipynb #e0273554
+# %% ../../nbs/library/data/12_upkeep.ipynb #917576c9
 def layout(wh: Warehouse, table: str) -> Layout:
     """How the rows of a table lie in files. Raises `UnknownTable`."""
     wh.table(table)
@@ -43,12 +43,12 @@ def set_layout(
     with wh.transaction(f"layout of {table}"):
         try:
             wh._connection.execute(f"CREATE OR REPLACE TEMP TABLE layout_rows AS FROM {source}")
-            wh._connection.execute(f"CREATE OR REPLACE TABLE {source} AS FROM temp.layout_rows LIMIT 0")
+            wh._connection.execute(f"CREATE OR REPLACE TABLE {source} AS FROM temp.main.layout_rows LIMIT 0")
             for statement in wanted.statements(table):
                 if len(wh._connection.extract_statements(statement)) > 1:
                     raise BadData(table, f"`{statement}` is more than a layout.", "Name columns, or functions of them.")
                 wh._connection.execute(statement)
-            wh._connection.execute(f"INSERT INTO {source} FROM temp.layout_rows; DROP TABLE temp.layout_rows")
+            wh._connection.execute(f"INSERT INTO {source} FROM temp.main.layout_rows; DROP TABLE temp.main.layout_rows")
         except duckdb.Error as error:
             explained = explain_write(error, wh.workspace, table)
             if isinstance(explained, BadData):

@@ -257,16 +257,16 @@ def _was_changed(intake: Intake) -> bool:
     intake.execute(f"ALTER TABLE {intake.rows} DROP COLUMN {_DOUBT}")
     return bool(found)
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #07643066
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #6de93e26
 def _load(intake: Intake, file: LocalFile, dialect: Dialect, doubted: Collection[str] = ()) -> int:  # rows rejected; their lines are in `refused_lines`
     for name in ("refused_lines", "refused_scans"):
-        intake.execute(f"DROP TABLE IF EXISTS temp.{name}")
+        intake.execute(f"DROP TABLE IF EXISTS temp.main.{name}")
     rejects = "store_rejects = true, rejects_table = 'refused_lines', rejects_scan = 'refused_scans'"
     text = replace(dialect, types=dialect.types | dict.fromkeys(doubted, "VARCHAR"))
     rows = f"SELECT * FROM read_csv({quote(file.path)}, {_options(text)}, {rejects}) WHERE {plausible(dialect.types)}"
     rows = _made_whole(rows, {name: dialect.types[name] for name in doubted})
     take_in(intake, with_partitions(rows, file, list(dialect.types)))
-    return int(intake.execute("SELECT count(DISTINCT line_byte_position) FROM temp.refused_lines")[0][0])
+    return int(intake.execute("SELECT count(DISTINCT line_byte_position) FROM temp.main.refused_lines")[0][0])
 
 
 def _note(intake: Intake, file: LocalFile, rejected: int) -> int:  # lines that an open quote swallowed
@@ -274,11 +274,11 @@ def _note(intake: Intake, file: LocalFile, rejected: int) -> int:  # lines that 
         return 0
     _number(intake, file)
     name, text = quote(file.name), "ltrim(csv_line, chr(10))"
-    lines = f"SELECT {name}, number, column_name, left({text}, {TEXT}), split_part(error_message, chr(10), 1) FROM temp.refused_lines JOIN refused_places USING (line_byte_position)"
+    lines = f"SELECT {name}, number, column_name, left({text}, {TEXT}), split_part(error_message, chr(10), 1) FROM temp.main.refused_lines JOIN refused_places USING (line_byte_position)"
     torn, first = "bool_or(error_type <> 'CAST') OVER (PARTITION BY line_byte_position)", "row_number() OVER (PARTITION BY line_byte_position, error_type = 'CAST' ORDER BY column_idx) = 1"
     lines += f" QUALIFY NOT {torn} OR (error_type <> 'CAST' AND {first})"
     intake.execute(f"INSERT INTO {intake.rejects} {lines}")
-    open_quotes = f"SELECT DISTINCT number, string_split({text}, chr(10)) AS parts FROM temp.refused_lines JOIN refused_places USING (line_byte_position) WHERE error_type = 'UNQUOTED VALUE'"
+    open_quotes = f"SELECT DISTINCT number, string_split({text}, chr(10)) AS parts FROM temp.main.refused_lines JOIN refused_places USING (line_byte_position) WHERE error_type = 'UNQUOTED VALUE'"
     inside = f"SELECT number, unnest(range(1, len(parts))) AS further, parts FROM ({open_quotes})"
     why = "'It stands in the quotes that line ' || number || ' opens and does not close.'"
     swallowed = f"SELECT {name}, number + further, NULL, '', {why} FROM ({inside}) WHERE trim(parts[further + 1], chr(13)) <> ''"
@@ -292,7 +292,7 @@ def _number(intake: Intake, file: LocalFile) -> None:
     """Register the lines of a file on which refused rows begin, by their places in it: DuckDB's own numbers leave out the lines inside quotes, and blank ones."""
     import pyarrow as pa
 
-    places = [place for (place,) in intake.execute("SELECT DISTINCT line_byte_position FROM temp.refused_lines ORDER BY 1")]
+    places = [place for (place,) in intake.execute("SELECT DISTINCT line_byte_position FROM temp.main.refused_lines ORDER BY 1")]
     numbers, number, here = [], 1, 0
     with file.path.open("rb") as stream:
         for place in places:
@@ -361,7 +361,7 @@ def _check_kept(intake: Intake, file: LocalFile, dialect: Dialect, declared: dic
             said = ", ".join(f"`{value}` in `{name}`" for name, value in lost.items())
             raise BadSource(file.name, f"It holds {said}, {what}.", f"Nothing was written: {do}")
 
-# %% ../../../nbs/library/data/readers/01_delimited.ipynb #6ca8a18b
+# %% ../../../nbs/library/data/readers/01_delimited.ipynb #1f6a4f4f
 def _read_as(intake: Intake, file: LocalFile, dialect: Dialect, declared: dict[str, str], doubted: Collection[str] = ()) -> int:
     types = chosen_types(intake, dialect.types, declared)
     with _explained(file):
@@ -413,7 +413,7 @@ def _examples(intake: Intake, file: LocalFile, dialect: Dialect, checks: dict[st
 
 def _surprised(intake: Intake, declared: dict[str, str]) -> bool:
     """Whether values do not fit a type that was only found, not asked for."""
-    cast = intake.execute("SELECT DISTINCT lower(column_name) FROM temp.refused_lines WHERE error_type = 'CAST'")
+    cast = intake.execute("SELECT DISTINCT lower(column_name) FROM temp.main.refused_lines WHERE error_type = 'CAST'")
     return any(name not in declared and name not in intake.known for (name,) in cast)
 
 # %% ../../../nbs/library/data/readers/01_delimited.ipynb #cfab0eab

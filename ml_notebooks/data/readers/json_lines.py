@@ -135,7 +135,7 @@ def sort_out(intake: Intake, file: LocalFile, path: Path, loading: Loading) -> t
     reject(intake, bad)
     return target, numbers
 
-# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #6b8e1ed7
+# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #8f26d9dd
 def _unsure(intake: Intake, found: dict[str, str], wanted: dict[str, str]) -> list[str]:
     """The columns whose values may not fit the type that is wanted."""
     return [name for name, kind in wanted.items() if kind != "JSON" and (found[name] == "JSON" or common_type(intake.wh, found[name], kind) != kind)]
@@ -151,10 +151,10 @@ def _cast(intake: Intake, file: LocalFile, path: Path, numbers: list[int], found
     values = {name: f"TRY_CAST({texts[name]} AS {wanted[name]})" if name in unsure else f"{identifier(name)}::{wanted[name]}" for name in wanted}
     lost = {name: f"{text} IS NOT NULL AND NOT {is_kept(text, wanted[name])}" for name, text in texts.items()}
     lost |= {name: f"({lost.get(name, 'false')}) OR NOT coalesce(isfinite({values[name]}) AND year({values[name]}) BETWEEN 1 AND 9999, true)" for name in dates}
-    kept = reject_misfits(intake, file.name, "temp.unsure_rows", {name: (wanted[name], condition) for name, condition in lost.items()}, numbers)
-    return f"SELECT {', '.join(f'{value} AS {identifier(name)}' for name, value in values.items())} FROM temp.unsure_rows WHERE {kept}"
+    kept = reject_misfits(intake, file.name, "temp.main.unsure_rows", {name: (wanted[name], condition) for name, condition in lost.items()}, numbers)
+    return f"SELECT {', '.join(f'{value} AS {identifier(name)}' for name, value in values.items())} FROM temp.main.unsure_rows WHERE {kept}"
 
-# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #d336e37d
+# %% ../../../nbs/library/data/readers/02_json_lines.ipynb #aad1ac93
 _DIGITS = {"DOUBLE": 2**53, "FLOAT": 2**24}  # whole numbers below are kept
 
 
@@ -172,7 +172,7 @@ def _check_digits(intake: Intake, file: LocalFile, kinds: dict[str, str]) -> Non
     for name, kind in kinds.items():
         text = f"({identifier(name)} ->> '$')"
         lost = f"regexp_full_match({text}, '-?[0-9]{{8,38}}') AND TRY_CAST({text} AS HUGEINT) IS DISTINCT FROM TRY_CAST(TRY_CAST({text} AS {kind}) AS HUGEINT)"
-        ((value,),) = intake.execute(f"SELECT min({text}) FILTER ({lost}) FROM temp.unsure_rows")
+        ((value,),) = intake.execute(f"SELECT min({text}) FILTER ({lost}) FROM temp.main.unsure_rows")
         if value is not None:
             raise BadSource(file.name, f"It holds `{value}` in `{name}`, more digits than a {kind} keeps.", "Nothing was written: say with `types` what the column is, such as HUGEINT or VARCHAR.")
 
