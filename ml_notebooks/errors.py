@@ -11,12 +11,13 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'DidNotFail', 'expect', 'Settings
            'MissingCredential', 'BadIngest', 'TooManyRejects', 'RowsLost', 'SchemaChanged', 'ContractBroken',
            'EmptySample', 'BadSample', 'OneClass', 'NaiveTime', 'NotExplainable', 'OverlappingPeriods',
            'WrongExplanation', 'UnknownModel', 'UnusableKey', 'UntrustedModel', 'UnknownCheck', 'UnknownContract',
-           'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn', 'BadRecipe',
-           'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell',
-           'UnknownParameter', 'BadParameter', 'NotRecordable', 'BadRecordName', 'GateFailed', 'UndeclaredWrite',
-           'StepFailed', 'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnsafeFolder',
-           'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy',
-           'BadRange', 'BackfillFailed']
+           'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn', 'BadView',
+           'UnknownFeature', 'BadSpine', 'BadIncrement', 'UnknownTrainingSet', 'BadRecipe', 'UnknownPipeline',
+           'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
+           'BadParameter', 'NotRecordable', 'BadRecordName', 'GateFailed', 'UndeclaredWrite', 'StepFailed',
+           'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnsafeFolder', 'UnknownKernel',
+           'UnknownDashboard', 'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy', 'BadRange',
+           'BackfillFailed']
 
 # %% ../nbs/library/01_errors.ipynb #ddf6174b
 import re
@@ -592,6 +593,49 @@ class UnknownColumn(MLNotebooksError, KeyError):
     def __init__(self, table: str, column: str, known: Iterable[str]):
         known = list(known)
         super().__init__(f"Table `{table}` has no column `{column}`.", did_you_mean(column, known), f"It has {', '.join(f'`{name}`' for name in known)}.")
+
+# %% ../nbs/library/01_errors.ipynb #ac493d6d
+class BadView(MLNotebooksError, ValueError):
+    """A feature view does not make sense."""
+
+    def __init__(self, view: str, found: str, do: str):
+        super().__init__(f"The feature view `{view}` does not make sense.", found, do)
+
+
+class UnknownFeature(MLNotebooksError, KeyError):
+    """A feature, or a view of features, is not known."""
+
+    def __init__(self, feature: str, known: Iterable[str]):
+        known = sorted(known)
+        have = f"Known: {', '.join(known)}." if known else "None is registered yet."
+        super().__init__(f"There is no feature `{feature}`.", did_you_mean(feature, known) or have, "Register its view, or correct the name.")
+
+
+class BadSpine(MLNotebooksError, KeyError):
+    """The rows that ask for features lack a column."""
+
+    def __init__(self, missing: Iterable[str], known: Iterable[str]):
+        super().__init__(
+            f"The spine has no column {', '.join(f'`{name}`' for name in missing)}.",
+            f"It has {', '.join(known)}.",
+            "Give the entities of all views that are asked for, and the instant of asking; `at` names the latter.",
+        )
+
+
+class BadIncrement(MLNotebooksError, ValueError):
+    """A view cannot be computed for a range of time."""
+
+    def __init__(self, view: str, found: str, do: str):
+        super().__init__(f"The range of `{view}` cannot be computed.", found, do)
+
+
+class UnknownTrainingSet(MLNotebooksError, KeyError):
+    """A table was not made as a training set."""
+
+    def __init__(self, table: str, known: Iterable[str]):
+        known = sorted(known)
+        have = f"Known: {', '.join(known)}." if known else "No training set was made yet."
+        super().__init__(f"`{table}` was not made as a training set.", did_you_mean(table, known) or have, "Make it with `training_set`.")
 
 # %% ../nbs/library/01_errors.ipynb #91c31a63
 class BadRecipe(MLNotebooksError, ValueError):
