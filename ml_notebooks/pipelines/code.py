@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Import', 'installed_packages', 'Code', 'read_code']
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #b15648f1
+# %% ../../nbs/library/pipelines/06_code.ipynb #cdbcb56d
 import ast
 import hashlib
 import json
@@ -17,6 +17,7 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..settings import RESERVED
+from ..workspace import write_whole
 
 # %% ../../nbs/library/pipelines/06_code.ipynb #f3a946c0
 def _digest(*parts: str) -> str:
@@ -211,7 +213,7 @@ def _dotted(file: Path, top: Path, name: str) -> str:
     parts = file.relative_to(top).with_suffix("").parts
     return ".".join([name, *(parts[:-1] if parts[-1] == "__init__" else parts)])
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #0b01257e
+# %% ../../nbs/library/pipelines/06_code.ipynb #8eb07d3f
 _MEMORY: dict[str, tuple[tuple[int, int], _Source]] = {}
 
 
@@ -220,10 +222,51 @@ def _read_file(file: Path) -> _Source:
     stamp = found.st_size, found.st_mtime_ns
     known = _MEMORY.get(str(file))
     if known is None or known[0] != stamp:
-        known = _MEMORY[str(file)] = stamp, _read_source(file.read_text(encoding="utf-8", errors="replace"))
+        known = _MEMORY[str(file)] = stamp, _remembered(file.read_text(encoding="utf-8", errors="replace"))
     return known[1]
 
 
+def _remembered(text: str) -> _Source:
+    key, kept = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), _kept()
+    if key not in kept:
+        kept[key] = _read_source(text)
+        _UNWRITTEN.append(key)
+    return kept[key]
+
+
+@cache
+def _place() -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ml-notebooks"
+    return folder / f"code-{_digest(sys.version, Path(__file__).read_text(encoding='utf-8'))}.json"
+
+
+_UNWRITTEN: list[str] = []  # what was found since
+
+
+@cache
+def _kept() -> dict[str, _Source]:
+    """What was found in texts, by their digests."""
+    try:
+        lines = json.loads(_place().read_text(encoding="utf-8"))
+        return {key: _source_from(*line) for key, line in lines.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError):  # none yet, or not whole, or no home
+        return {}
+
+
+def _source_from(digest: str, imports: Iterable[Any], variables: Iterable[str], unseen: Iterable[str]) -> _Source:
+    return _Source(digest, tuple((name, level, tuple(taken)) for name, level, taken in imports), tuple(variables), tuple(unseen))
+
+
+def _keep() -> None:
+    """Write down what was found since; the texts of a thousand edits are forgotten."""
+    kept = {key: _kept()[key] for key in _UNWRITTEN} if len(_kept()) > 2000 else _kept()
+    if _UNWRITTEN:
+        _UNWRITTEN.clear()
+        with suppress(OSError, RuntimeError):
+            _place().parent.mkdir(parents=True, exist_ok=True)
+            write_whole(_place(), json.dumps({key: [one.digest, one.imports, one.variables, one.unseen] for key, one in kept.items()}), 0o600)
+
+# %% ../../nbs/library/pipelines/06_code.ipynb #56ced8a8
 def _follow(sources: Iterable[_Source], beside: Path) -> dict[str, Path]:
     """Every module of ours that some sources reach."""
     found: dict[str, Path] = {}
@@ -256,7 +299,7 @@ def _lists(place: Path) -> list[Path]:
     direct = place / "direct_url.json"
     return [direct, place / "RECORD"] if direct.is_file() else []
 
-# %% ../../nbs/library/pipelines/06_code.ipynb #434f8da3
+# %% ../../nbs/library/pipelines/06_code.ipynb #4d6d70e4
 @dataclass(frozen=True)
 class Code:
     """What a step runs."""
@@ -281,7 +324,9 @@ _PARSING = threading.Lock()  # Python 3.11 counts how deep it is in a syntax tre
 def read_code(notebook: Path, packages: Mapping[str, str]) -> Code:
     """What a notebook runs, as it is on disk now; one thread at a time."""
     with _PARSING:
-        return _read_code(notebook, packages)
+        code = _read_code(notebook, packages)
+        _keep()
+        return code
 
 
 def _read_code(notebook: Path, packages: Mapping[str, str]) -> Code:
