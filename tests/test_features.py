@@ -1,0 +1,129 @@
+"""Features as they were known: the join held against a search through all rows, increments killed and repeated."""
+
+from datetime import datetime, timedelta, timezone
+from itertools import pairwise
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.soak import SOAK, soak
+from support.workspaces import make_workspace
+
+from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.features.materialize import materialize
+from ml_notebooks.features.point_in_time import point_in_time_query
+from ml_notebooks.features.store import FeatureStore
+from ml_notebooks.features.training_set import training_set
+from ml_notebooks.features.view import FeatureView
+
+CHANGE = datetime(2013, 3, 10, 7, tzinfo=timezone.utc)  # New York's clock goes forward: 2:00 becomes 3:00
+KEYS = {"origin": pa.string(), "carrier": pa.int64()}
+INSTANT = pa.timestamp("us", tz="UTC")
+
+
+@pytest.fixture(scope="module")
+def wh(tmp_path_factory):
+    with open_warehouse(make_workspace(tmp_path_factory.mktemp("features"))) as opened:
+        yield opened
+
+
+def moment(step):
+    """One of a few instants around a change of the clock, some a microsecond beside a full quarter of an hour."""
+    quarter, beside = divmod(step, 3)
+    return CHANGE + timedelta(minutes=15 * quarter, microseconds=beside - 1)
+
+
+MOMENTS = st.integers(-9, 9).map(moment)
+ENTITY = st.tuples(st.sampled_from(["EWR", "JFK", None]), st.sampled_from([1, 2, None]))
+ROWS = st.lists(st.tuples(ENTITY, MOMENTS, MOMENTS, st.one_of(st.none(), st.integers(0, 99))), max_size=14)
+ASKS = st.lists(st.tuples(ENTITY, MOMENTS), max_size=8)
+TTLS = st.sampled_from([timedelta(microseconds=1), timedelta(minutes=15), timedelta(minutes=30, microseconds=1), timedelta(days=9)])
+
+
+def table_of(rows, keys, *columns):
+    """Entities and further columns as an Arrow table, only some of the keys among them."""
+    arrays = {key: pa.array([row[0][number] for row in rows], KEYS[key]) for number, key in enumerate(KEYS) if key in keys}
+    more = {name: pa.array([row[place] for row in rows], kind) for name, place, kind in columns}
+    return pa.table(arrays | more)
+
+
+def answer(rows, ask, keys, ttl, created):
+    """What was known, found by looking at every row."""
+    places = [number for number, key in enumerate(KEYS) if key in keys]
+    asked = [ask[0][place] for place in places]
+    known = [
+        row
+        for row in rows
+        if None not in asked and [row[0][place] for place in places] == asked and row[1] <= ask[1] and (not created or row[2] <= ask[1])
+    ]
+    best = max(known, key=lambda row: (row[1], row[2] if created else row[1]), default=None)
+    return None if best is None or ask[1] - best[1] > ttl else best[3]
+
+
+@soak
+@settings(max_examples=3000 if SOAK else 120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=ROWS, asks=ASKS, ttl=TTLS, keys=st.sampled_from([(), ("origin",), ("origin", "carrier")]), created=st.booleans())
+def test_the_join_finds_what_a_search_through_all_rows_finds(wh, rows, asks, ttl, keys, created):
+    stamps = {(tuple(row[0][number] for number, key in enumerate(KEYS) if key in keys), row[1], row[2] if created else None): row for row in rows}
+    rows = list(stamps.values())  # one row for each entity and instants
+    instants = [("known_at", 1, INSTANT), *([("written_at", 2, INSTANT)] if created else [])]
+    wh._connection.register("rows_arrow", table_of(rows, keys, *instants, ("value", 3, pa.int64())))
+    wh._connection.register("asks_arrow", table_of([(*ask, number) for number, ask in enumerate(asks)], keys, ("asked_at", 1, INSTANT), ("number", 2, pa.int64())))
+    wh._connection.execute("CREATE OR REPLACE TEMP TABLE view_rows AS FROM rows_arrow; CREATE OR REPLACE TEMP TABLE asking AS FROM asks_arrow")
+    view = FeatureView("v", keys, "known_at", "FROM nowhere", ttl, created="written_at" if created else "")
+    query = point_in_time_query(wh, "FROM temp.main.asking", [view], tables={"v": "temp.main.view_rows"})
+    found = dict(wh.sql(f"SELECT number, v_value FROM ({query})").fetchall())
+    assert found == {number: answer(rows, ask, keys, ttl, created) for number, ask in enumerate(asks)}
+
+
+@soak
+@settings(max_examples=300 if SOAK else 10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=ROWS, cuts=st.lists(MOMENTS, max_size=4, unique=True))
+def test_increments_add_up_to_the_whole(wh, rows, cuts):
+    rows = [row for row in rows if row[0][0]]
+    rows = list({(row[0][0], row[1]): row for row in rows}.values())
+    wh.publish("clean.rows", table_of(rows, ("origin",), ("known_at", 1, INSTANT), ("value", 3, pa.int64())))
+    store, view = FeatureStore(wh), FeatureView("whole", "origin", "known_at", "FROM clean.rows")
+    materialize(store, view)
+    whole = wh.sql("FROM features.whole ORDER BY ALL").fetchall()
+    assert len(whole) == len(rows)
+    parts = FeatureView("parts", "origin", "known_at", "FROM clean.rows")
+    ends = [*sorted(cuts), moment(30)]
+    materialize(store, parts, until=ends[0])
+    for begin, end in pairwise(ends):
+        for _ in range(2):
+            materialize(store, parts, since=begin, until=end)
+    assert wh.sql("FROM features.parts ORDER BY ALL").fetchall() == whole
+
+
+def test_an_increment_that_fails_leaves_the_rows_as_they_were(wh, monkeypatch):
+    store = FeatureStore(wh)
+    wh.publish("clean.some", "SELECT 'EWR' AS origin, TIMESTAMPTZ '2013-07-01 12:00:00Z' AS known_at, 1 AS value")
+    view = FeatureView("some", "origin", "known_at", "FROM clean.some")
+    materialize(store, view)
+    before, books = wh.table("features.some").fetchall(), wh.sql("SELECT count(*) FROM ops.feature_increments").fetchall()
+    wh.publish("clean.some", "SELECT 'EWR' AS origin, TIMESTAMPTZ '2013-07-01 12:00:00Z' AS known_at, 2 AS value")
+
+    def fail(*_):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr("ml_notebooks.features.materialize._keep", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        materialize(store, view)
+    assert wh.table("features.some").fetchall() == before
+    assert wh.sql("SELECT count(*) FROM ops.feature_increments").fetchall() == books
+
+
+def test_the_same_call_gives_the_same_files(tmp_path):
+    contents = []
+    for number in range(2):
+        with open_warehouse(make_workspace(tmp_path / str(number))) as wh:
+            wh.publish("clean.facts", "SELECT i % 7 AS key, TIMESTAMPTZ '2013-01-01' + INTERVAL (i) MINUTE AS known_at, i * 0.5 AS value FROM range(5000) AS r(i)")
+            store = FeatureStore(wh)
+            materialize(store, FeatureView("facts", "key", "known_at", "FROM clean.facts", timedelta(days=9)))
+            spine = f"SELECT i % 9 AS key, TIMESTAMPTZ '2013-01-02' + INTERVAL (i) MINUTE AS asked_at FROM range(2000) AS r(i) ORDER BY hash(i + {number})"
+            training_set(store, "features.made", spine, ["facts"])
+            (file,) = (tmp_path / str(number)).rglob("features/made/*.parquet")
+            contents.append(file.read_bytes())
+    assert contents[0] == contents[1]
