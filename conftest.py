@@ -1,6 +1,7 @@
 """Makes every library notebook a test: its examples and asserts run against the exported module."""
 
 import ast
+import functools
 import gc
 import importlib
 import json
@@ -62,11 +63,23 @@ def is_skipped(cell, marks):
     return told or bool(SKIP_TAGS & set(cell["metadata"].get("tags", []))) or "nbdev_export(" in "".join(cell["source"])
 
 
-def whole_segment(source, node):
-    """The text of a statement, decorators included."""
-    decorators = getattr(node, "decorator_list", [])
-    first = min([node.lineno, *(each.lineno for each in decorators)])
-    return "\n".join(source.splitlines()[first - 1 : node.end_lineno])
+class Nearer(ast.NodeTransformer):
+    """Takes from imports how far away their module is, which the export changes."""
+
+    def visit_ImportFrom(self, node):
+        """`from ..data.lock import turn` as `from lock import turn`."""
+        return ast.ImportFrom((node.module or "").rpartition(".")[2], node.names, 0)
+
+
+def meaning(node):
+    """What a statement says, apart from its layout."""
+    return ast.dump(Nearer().visit(node))
+
+
+@functools.cache
+def statements(file):
+    """What a module says, statement by statement."""
+    return {meaning(node) for node in ast.parse(Path(file).read_text(encoding="utf-8")).body}
 
 
 def display_last(tree):
@@ -149,12 +162,8 @@ class NotebookTest(pytest.Item):
 
     def check_shipped(self, shipped, source, number):
         """Fail when what the cell defines is not what the module ships."""
-        text = Path(shipped.__file__).read_text(encoding="utf-8")
-        for node in ast.parse(source).body:
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                continue
-            if whole_segment(source, node) not in text:
-                raise CellError(f"{self.path.relative_to(ROOT)} cell {number} is not what {shipped.__name__} ships: run `make export`.")
+        if not {meaning(node) for node in ast.parse(source).body} <= statements(shipped.__file__):
+            raise CellError(f"{self.path.relative_to(ROOT)} cell {number} is not what {shipped.__name__} ships: run `make export`.")
 
     def repr_failure(self, excinfo, style=None):
         """A cell's failure with the traceback below the cell."""

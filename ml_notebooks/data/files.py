@@ -148,7 +148,7 @@ def _copy(stream: BinaryIO, target: Path) -> None:
         while block := stream.read(_CHUNK):
             file.write(block)
 
-# %% ../../nbs/library/data/18_files.ipynb #0da2941b
+# %% ../../nbs/library/data/18_files.ipynb #69adc88c
 def unpack(
     file: LocalFile,
     loading: Loading,
@@ -157,11 +157,10 @@ def unpack(
 
     Raises `BadSource` for one that is cut off or damaged.
     """
-    kind = file.how.format or format_of(file.name)
     try:
         if file.name.lower().endswith(".zip"):
             yield from _members(file, loading)
-        elif kind in ("csv", "json") and (stream := _opened(file.path)):
+        elif stream := _opened(file.path):
             with stream:
                 target = loading.scratch / f"{_count(loading)}-plain"
                 _copy(stream, target)

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['Mode', 'OnChange', 'Plan', 'check_plan', 'Change', 'compare', 'write_rows']
 
-# %% ../../nbs/library/data/21_modes.ipynb #dd99792e
+# %% ../../nbs/library/data/21_modes.ipynb #e30b8b8e
 from dataclasses import dataclass
 from typing import Literal
 
 from .catalog import check_table_name, identifier, quote, same_keys
 from .intake import Intake, common_type, table_columns
 from .staging import Staged
+from .warehouse import check_keys
 from ..errors import BadIngest, SchemaChanged
 from ..lineage import check_write
 
@@ -114,13 +115,14 @@ def _aligned(intake: Intake, columns: dict[str, str]) -> str:
     intake.execute(f"CREATE OR REPLACE TEMP VIEW {intake.view} AS SELECT {', '.join(parts)} FROM {intake.rows}")
     return f"temp.main.{intake.view}"
 
-# %% ../../nbs/library/data/21_modes.ipynb #d5f38dc1
+# %% ../../nbs/library/data/21_modes.ipynb #65ea2fd5
 def _merge(intake: Intake, plan: Plan, rows: str, exists: bool) -> tuple[int, int, int]:  # inserted, updated, deleted
     wh, table = intake.wh, f"lake.{plan.table}"
     if not exists:
         inserted = intake.execute(f"SELECT count(*) FROM {rows}")[0][0]
         wh.upsert(plan.table, Staged(rows), list(plan.keys))
         return inserted, 0, 0
+    check_keys(wh, plan.table, rows, plan.keys)  # before those are set aside that are in the table
     met, changed = f"{intake.rows}_met", f"{intake.rows}_changed"
     intake.execute(f"CREATE OR REPLACE TEMP TABLE {met} AS SELECT old.* FROM {table} AS old SEMI JOIN {rows} AS new ON {same_keys(plan.keys)}")
     intake.execute(f"CREATE OR REPLACE TEMP TABLE {changed} AS SELECT * FROM {rows} EXCEPT ALL SELECT * FROM {met}")
@@ -128,6 +130,9 @@ def _merge(intake: Intake, plan: Plan, rows: str, exists: bool) -> tuple[int, in
     inserted = intake.execute(f"SELECT count(*) FROM {changed} AS new ANTI JOIN {met} AS old ON {same_keys(plan.keys)}")[0][0]
     if count:
         wh.upsert(plan.table, Staged(changed), list(plan.keys))
+    if plan.delete and intake.rejected:
+        found = f"{intake.rejected:,} rows were rejected, and whether the source still has theirs is not known."
+        raise BadIngest(plan.table, found, "Correct them, or merge without `delete`; nothing was written.")
     deleted = _delete(intake, plan, rows) if plan.delete else 0
     intake.execute(f"DROP TABLE IF EXISTS {met}")
     return inserted, count - inserted, deleted

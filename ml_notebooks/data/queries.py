@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_query', 'Reading', 'what_is_read', 'watch_relations']
 
-# %% ../../nbs/library/data/06_queries.ipynb #bc0359d4
+# %% ../../nbs/library/data/06_queries.ipynb #7ef21288
 import json
 import re
 import sys
@@ -18,7 +18,7 @@ import duckdb
 
 from .catalog import is_table_name
 from ..errors import BadQuery
-from ..lineage import tell_unseen
+from ..lineage import check_write, tell_unseen
 
 # %% ../../nbs/library/data/06_queries.ipynb #53a1bcac
 _READS = {
@@ -129,8 +129,10 @@ def _constants(arguments: list[dict[str, Any]]) -> list[str]:
     values = [each["value"].get("value") if each.get("class") == "CONSTANT" else None for each in listed]
     return [value for value in values if isinstance(value, str)] if all(isinstance(value, str) for value in values) else []
 
-# %% ../../nbs/library/data/06_queries.ipynb #0cd48e44
+# %% ../../nbs/library/data/06_queries.ipynb #230828f4
 _AROUND = ("create", "to_table", "insert", "insert_into", "update", "query")
+_INSIDE = ("filter", "project", "select", "aggregate", "order", "sort", "join", "sum", "min", "max", "count")  # they take expressions, which may hold a query
+_QUERY = re.compile(r"\b(select|from)\b", re.IGNORECASE)
 
 
 class _Told:
@@ -140,14 +142,37 @@ class _Told:
         self.name, self.method = name, method
 
     def __get__(self, relation: object, owner: type | None = None) -> Any:
-        if not sys._getframe(1).f_globals.get("__name__", "").startswith("ml_notebooks."):
+        own = self.method.__get__(relation, owner)
+        if sys._getframe(1).f_globals.get("__name__", "").startswith("ml_notebooks."):
+            return own
+        if self.name in _AROUND:
             tell_unseen(f"what DuckDB's own `.{self.name}` of a relation reads and writes")
-        return self.method.__get__(relation, owner)
+        return _Call(self.name, own)
+
+
+class _Call:
+    """A call of such a method. Raises `UndeclaredWrite` in a step that did not announce the table that it writes."""
+
+    def __init__(self, name: str, method: Any) -> None:
+        self.name, self.method = name, method
+
+    def __call__(self, *words: Any, **options: Any) -> Any:
+        texts = [text for text in (*words, *options.values()) if isinstance(text, str)]
+        if self.name in ("create", "to_table", "insert_into") and texts:
+            table = texts[0].replace('"', "").removeprefix("lake.")
+            if is_table_name(table) and table.partition(".")[0] not in _PASSING:
+                check_write(table)
+        if self.name in _INSIDE and any(_QUERY.search(text) for text in texts):
+            tell_unseen(f"a query inside DuckDB's own `.{self.name}` of a relation")
+        return self.method(*words, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.method, name)
 
 
 def watch_relations() -> None:
     """Tell from now on of what this process does by relations' own methods past the warehouse."""
-    for name in _AROUND:
+    for name in (*_AROUND, *_INSIDE):
         method = vars(duckdb.DuckDBPyRelation)[name]
         if not isinstance(method, _Told):
             setattr(duckdb.DuckDBPyRelation, name, _Told(name, method))

@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['read']
 
-# %% ../../../nbs/library/data/readers/03_columnar.ipynb #f16f5c9c
+# %% ../../../nbs/library/data/readers/03_columnar.ipynb #13295348
+from collections import Counter
+
 import duckdb
 
 from ..catalog import quote
@@ -32,8 +34,18 @@ def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
     loading.counter.rows = intake.read
     loading.counter.bytes += file.path.stat().st_size
 
-# %% ../../../nbs/library/data/readers/03_columnar.ipynb #7465e0b8
+# %% ../../../nbs/library/data/readers/03_columnar.ipynb #f6824abd
+def _check_names(file: LocalFile, names: list[str]) -> None:
+    """Nothing, when each column has a name of its own; DuckDB would make one up. Raises `BadSource`."""
+    twice = [name for name, times in Counter(name.lower() for name in names).items() if times > 1]
+    if twice:
+        raise BadSource(file.name, f"It has several columns called {', '.join(f'`{name}`' for name in twice)}.", "Nothing was written: give each column a name of its own.")
+
+
 def _parquet(intake: Intake, file: LocalFile) -> int:
+    import pyarrow.parquet as pq
+
+    _check_names(file, pq.read_schema(file.path).names)
     counted = intake.execute(f"SELECT num_rows FROM parquet_file_metadata({quote(file.path)})")[0][0]
     rows = f"SELECT * FROM read_parquet({quote(file.path)}, hive_partitioning = false)"
     names = columns_of(intake.wh, rows)
@@ -51,6 +63,7 @@ def _arrow(intake: Intake, file: LocalFile, loading: Loading) -> int:
         stream = mapped.read(6) == b"ARROW1"
         mapped.seek(0)
         reader = pa.ipc.open_file(mapped) if stream else pa.ipc.open_stream(mapped)
+        _check_names(file, reader.schema.names)
         batches = (reader.get_batch(number) for number in range(reader.num_record_batches)) if stream else reader
         for batch in batches:
             table = pa.Table.from_batches([batch])
