@@ -224,7 +224,7 @@ def test_files_that_are_declared(shop):
         ("wh.sql('FROM lake.snapshots()').fetchall()", "the function snapshots"),
         ("wh.connection.execute('SELECT 1')", "DuckDB's own connection"),
         ("wh.table('raw.orders').query('v', 'FROM lake.raw.offset').fetchall()", "DuckDB's own `.query`"),
-        ("wh.table('raw.orders').create('lake.raw.copied')", "DuckDB's own `.create`"),
+        ("wh.table('raw.orders').aggregate('(SELECT max(id) FROM raw.offset) AS m').fetchall()", "a query inside DuckDB's own `.aggregate`"),
     ],
 )
 def test_what_has_no_versions_makes_a_step_run_each_time(shop, cell, why):
@@ -254,13 +254,14 @@ def test_cache_false_makes_a_step_run_each_time(shop):
     assert set(statuses(shop.run()).values()) == {"succeeded"}
 
 
-def test_an_undeclared_write_fails_the_step_and_writes_nothing(shop):
+@pytest.mark.parametrize("write", ["wh.publish('clean.extra', 'SELECT 1 AS price')", "wh.sql('SELECT 1 AS price').create('lake.clean.extra')"])
+def test_an_undeclared_write_fails_the_step_and_writes_nothing(shop, write):
     shop.notebook(
         "price",
         "",
         OPEN,
         "wh.publish('clean.orders', 'SELECT 1 AS price')",
-        "wh.publish('clean.extra', 'SELECT 1 AS price')",
+        write,
     )
     with pytest.raises(
         StepFailed, match=r"cell 3.*`price` may not write `clean.extra`.*names `clean.orders` under"
@@ -347,6 +348,7 @@ UNSEEN = {  # case -> what nobody can see
     "shell": "os.system('cat state.txt')",
     "bang": "!cat state.txt",
     "workers": "from joblib import Parallel, delayed\nParallel(n_jobs=2)(delayed(len)(word) for word in ['a', 'b'])",
+    "inside": "from ml_notebooks.data.warehouse import open_warehouse\nopen_warehouse(read_only=True).sql('SELECT 1 AS a').filter('a IN (SELECT 1)').fetchall()",
     "client": "from ml_notebooks.training.registry import open_registry\nopen_registry().client.search_registered_models()",
 }
 

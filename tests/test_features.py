@@ -62,7 +62,7 @@ def answer(rows, ask, keys, ttl, created):
 
 
 @soak
-@settings(max_examples=3000 if SOAK else 120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3000 if SOAK else 60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=ROWS, asks=ASKS, ttl=TTLS, keys=st.sampled_from([(), ("origin",), ("origin", "carrier")]), created=st.booleans())
 def test_the_join_finds_what_a_search_through_all_rows_finds(wh, rows, asks, ttl, keys, created):
     stamps = {(tuple(row[0][number] for number, key in enumerate(KEYS) if key in keys), row[1], row[2] if created else None): row for row in rows}

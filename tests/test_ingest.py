@@ -36,6 +36,7 @@ from ml_notebooks.data.readers import delimited
 from ml_notebooks.data.sources import FileFormat, Loading, LocalFile, find_source, sources
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import (
+    BadData,
     BadIngest,
     BadSource,
     InvalidTableName,
@@ -1189,3 +1190,36 @@ def test_the_rows_of_one_large_file_are_counted_while_it_is_read(wh, tmp_path, m
 def test_a_path_object_and_a_text_are_the_same(wh, tmp_path):
     path = write(tmp_path, "id\n1\n")
     assert ingest(wh, "raw.path", Path(path)).source == ingest(wh, "raw.path", str(path)).source
+
+
+def test_a_merge_refuses_a_key_that_stands_twice_also_when_one_row_is_in_the_table(wh, tmp_path):
+    wh.publish("raw.merged", "SELECT * FROM (VALUES (1, 'a'), (2, 'c')) AS rows(id, note)")
+    (tmp_path / "rows.csv").write_text("id,note\n1,a\n1,b\n2,c\n")
+    with pytest.raises(BadData, match="1 values of the key"):
+        ingest(wh, "raw.merged", tmp_path / "rows.csv", mode="merge", keys="id", on_change="widen")
+    assert wh.sql("FROM raw.merged ORDER BY id").fetchall() == [(1, "a"), (2, "c")]
+
+
+def test_a_merge_deletes_nothing_while_rows_are_rejected(wh, tmp_path):
+    wh.publish("raw.kept", "SELECT * FROM (VALUES (1::BIGINT, 1::BIGINT), (2, 2), (3, 3)) AS rows(k, v)")
+    (tmp_path / "rows.csv").write_text("k,v\n1,5\n2,2,9\n3,3\n")
+    with pytest.raises(BadIngest, match="1 of the source were rejected"):
+        ingest(wh, "raw.kept", tmp_path / "rows.csv", mode="merge", keys="k", delete=True, max_rejects=1)
+    assert wh.sql("FROM raw.kept ORDER BY k").fetchall() == [(1, 1), (2, 2), (3, 3)]
+
+
+@pytest.mark.parametrize("packing", ["", ".gz"])
+def test_a_parquet_file_with_a_name_twice_is_refused_and_a_packed_one_is_read(wh, tmp_path, packing):
+    import gzip
+
+    import pyarrow.parquet as pq
+
+    for names in (["a", "A"], ["a", "b"]):
+        pq.write_table(pa.table([[1], [2]], names=names), tmp_path / "rows")
+        data = (tmp_path / "rows").read_bytes()
+        (tmp_path / f"rows.parquet{packing}").write_bytes(gzip.compress(data) if packing else data)
+        if names[1] == "A":
+            with pytest.raises(BadSource, match="several columns called `a`"):
+                ingest(wh, "raw.named", tmp_path / f"rows.parquet{packing}")
+        else:
+            assert ingest(wh, "raw.named", tmp_path / f"rows.parquet{packing}").inserted == 1

@@ -393,13 +393,17 @@ def test_papermill_finds_the_engine_by_its_entry_point(small, monkeypatch):
     monkeypatch.setattr(papermill_engines, "_engines", others)
     monkeypatch.setattr(papermill.engines.entrypoints, "get_group_all", lambda group: points)
     papermill_engines.register_entry_points()
-    write_step(small, "second", "print(rows)", "1 / 0")
+    monkeypatch.setenv("MLNB_WAREHOUSE__S3_SECRET", "hunter-canary-zqx77")
+    monkeypatch.chdir(small)
+    said = "import os, sys, time\nfor part in (os.environ['MLNB_WAREHOUSE__S3_SECRET'][:6], os.environ['MLNB_WAREHOUSE__S3_SECRET'][6:]):\n    sys.stdout.write(part); sys.stdout.flush(); time.sleep(0.4)"
+    write_step(small, "second", "print(rows)", said, "1 / 0")
     notebook, kept = small / "nbs" / "pipelines" / "small" / "second.ipynb", small / "kept.ipynb"
     words = ["--engine", "mlnb", "-k", "python3", "--language", "python", "--no-progress-bar", "-p", "rows", "4", str(notebook), str(kept)]
     done = CliRunner().invoke(papermill.cli.papermill, words)
     assert isinstance(done.exception, PapermillExecutionError) and done.exception.ename == "ZeroDivisionError"
     saved = nbformat.read(kept, as_version=4)
     assert saved.metadata.mlnb.peak_memory > 1 and [cell.outputs[0].text for cell in saved.cells if cell.source == "print(rows)"] == ["4\n"]
+    assert "canary" not in kept.read_text() and "***" in kept.read_text() and saved.metadata.kernelspec.name == "python3"
 
 
 def test_two_pipelines_at_once_share_the_warehouse(small):

@@ -250,16 +250,34 @@ def test_an_answer_that_is_none_changes_nothing(a_warehouse, monkeypatch, answer
     assert wh.table("raw.answer").fetchall() == [(1,)]
 
 
-def test_a_connection_that_is_cut_once_is_read_again_from_the_start(a_warehouse, monkeypatch):
+@pytest.mark.parametrize("cut", [200_000, 2_500_000])
+def test_a_connection_that_is_cut_once_is_read_again_from_the_start(a_warehouse, monkeypatch, cut):
     monkeypatch.setattr(web, "pause", lambda attempt, wait="": 0)
-    body = "id,note\n" + "".join(f"{n},some words\n" for n in range(50_000))
+    body = "id,note\n" + "".join(f"{n},some words\n" for n in range(200_000))
     wh = a_warehouse()
     with http_server(lambda request: reply(request, body.encode(), kind="text/csv")) as address:
         port = int(address.rpartition(":")[2])
-        with cutting_proxy(port, 200_000, times=2) as (proxy, carried):
-            assert ingest(wh, "raw.cut_csv", f"http://127.0.0.1:{proxy}/orders").inserted == 50_000
+        with cutting_proxy(port, cut, times=2) as (proxy, carried):
+            assert ingest(wh, "raw.cut_csv", f"http://127.0.0.1:{proxy}/orders").inserted == 200_000
             assert len(carried) == 3
-    assert wh.sql("SELECT count(DISTINCT id) FROM raw.cut_csv").fetchall() == [(50_000,)]
+    assert wh.sql("SELECT count(DISTINCT id) FROM raw.cut_csv").fetchall() == [(200_000,)]
+
+
+@pytest.mark.parametrize(("pages", "options"), [("link", {}), ("page", {"page": "p"}), ("offset", {"page": "p", "size": 10})])
+def test_pages_of_csv_are_followed(a_warehouse, pages, options):
+    def answer(request):
+        start = int(asked(request).get("p", 1 if pages == "page" else 0))
+        first = (start - 1) * 10 if pages == "page" else start
+        rows = "".join(f"{n},words\n" for n in range(first, min(first + 10, 25)))
+        more = {"Link": f'</orders?p={first + 10}>; rel="next"'} if pages == "link" and first + 10 < 25 else {}
+        reply(request, f"id,note\n{rows}".encode(), kind="text/csv", **more)
+
+    wh = a_warehouse()
+    with http_server(answer) as address:
+        assert ingest(wh, "raw.csv_pages", Web(f"{address}/orders", pages=pages, **options)).inserted == 25
+        with pytest.raises(BadSource, match="do not say how `cursor` goes on"):
+            ingest(wh, "raw.csv_pages", Web(f"{address}/orders", pages="cursor", page="p", next="next"))
+    assert wh.sql("SELECT count(DISTINCT id), max(id) FROM raw.csv_pages").fetchall() == [(25, 24)]
 
 
 @pytest.mark.parametrize(

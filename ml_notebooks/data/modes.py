@@ -115,7 +115,7 @@ def _aligned(intake: Intake, columns: dict[str, str]) -> str:
     intake.execute(f"CREATE OR REPLACE TEMP VIEW {intake.view} AS SELECT {', '.join(parts)} FROM {intake.rows}")
     return f"temp.main.{intake.view}"
 
-# %% ../../nbs/library/data/21_modes.ipynb #65ea2fd5
+# %% ../../nbs/library/data/21_modes.ipynb #248c51a3
 def _merge(intake: Intake, plan: Plan, rows: str, exists: bool) -> tuple[int, int, int]:  # inserted, updated, deleted
     wh, table = intake.wh, f"lake.{plan.table}"
     if not exists:
@@ -130,9 +130,6 @@ def _merge(intake: Intake, plan: Plan, rows: str, exists: bool) -> tuple[int, in
     inserted = intake.execute(f"SELECT count(*) FROM {changed} AS new ANTI JOIN {met} AS old ON {same_keys(plan.keys)}")[0][0]
     if count:
         wh.upsert(plan.table, Staged(changed), list(plan.keys))
-    if plan.delete and intake.rejected:
-        found = f"{intake.rejected:,} rows were rejected, and whether the source still has theirs is not known."
-        raise BadIngest(plan.table, found, "Correct them, or merge without `delete`; nothing was written.")
     deleted = _delete(intake, plan, rows) if plan.delete else 0
     intake.execute(f"DROP TABLE IF EXISTS {met}")
     return inserted, count - inserted, deleted
@@ -141,6 +138,9 @@ def _merge(intake: Intake, plan: Plan, rows: str, exists: bool) -> tuple[int, in
 def _delete(intake: Intake, plan: Plan, rows: str) -> int:
     gone = f"NOT EXISTS (FROM {rows} AS new WHERE {same_keys(plan.keys)})"
     count = int(intake.execute(f"SELECT count(*) FROM lake.{plan.table} AS old WHERE {gone}")[0][0])
+    if count and intake.rejected:
+        found = f"{count:,} rows of the table are not in the source, and {intake.rejected:,} of the source were rejected, which may be theirs."
+        raise BadIngest(plan.table, found, "Correct the rejected ones, or merge without `delete`; nothing was written.")
     if count:
         check_write(plan.table)
         intake.execute(f"DELETE FROM lake.{plan.table} AS old WHERE {gone}")

@@ -129,7 +129,7 @@ def _constants(arguments: list[dict[str, Any]]) -> list[str]:
     values = [each["value"].get("value") if each.get("class") == "CONSTANT" else None for each in listed]
     return [value for value in values if isinstance(value, str)] if all(isinstance(value, str) for value in values) else []
 
-# %% ../../nbs/library/data/06_queries.ipynb #230828f4
+# %% ../../nbs/library/data/06_queries.ipynb #5fd09a3d
 _AROUND = ("create", "to_table", "insert", "insert_into", "update", "query")
 _INSIDE = ("filter", "project", "select", "aggregate", "order", "sort", "join", "sum", "min", "max", "count")  # they take expressions, which may hold a query
 _QUERY = re.compile(r"\b(select|from)\b", re.IGNORECASE)
@@ -160,8 +160,8 @@ class _Call:
         texts = [text for text in (*words, *options.values()) if isinstance(text, str)]
         if self.name in ("create", "to_table", "insert_into") and texts:
             table = texts[0].replace('"', "").removeprefix("lake.")
-            if is_table_name(table) and table.partition(".")[0] not in _PASSING:
-                check_write(table)
+            if not table.startswith(("temp.", "memory.")):
+                check_write(table if "." in table else f"main.{table}")
         if self.name in _INSIDE and any(_QUERY.search(text) for text in texts):
             tell_unseen(f"a query inside DuckDB's own `.{self.name}` of a relation")
         return self.method(*words, **options)
