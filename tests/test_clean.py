@@ -31,7 +31,7 @@ from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import BadRecipe
 from ml_notebooks.lineage import VARIABLE, begin_lineage, read_lineage
 
-EXAMPLES = 1500 if SOAK else 30
+EXAMPLES = 1500 if SOAK else 15
 
 clocks = st.one_of(
     st.sampled_from([datetime(2013, 3, 10, 2, 30), datetime(2013, 11, 3, 1, 30), datetime(2013, 11, 3, 1, 0)]),

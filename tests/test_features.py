@@ -62,7 +62,7 @@ def answer(rows, ask, keys, ttl, created):
 
 
 @soak
-@settings(max_examples=3000 if SOAK else 60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3000 if SOAK else 30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=ROWS, asks=ASKS, ttl=TTLS, keys=st.sampled_from([(), ("origin",), ("origin", "carrier")]), created=st.booleans())
 def test_the_join_finds_what_a_search_through_all_rows_finds(wh, rows, asks, ttl, keys, created):
     stamps = {(tuple(row[0][number] for number, key in enumerate(KEYS) if key in keys), row[1], row[2] if created else None): row for row in rows}
@@ -78,7 +78,7 @@ def test_the_join_finds_what_a_search_through_all_rows_finds(wh, rows, asks, ttl
 
 
 @soak
-@settings(max_examples=300 if SOAK else 10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300 if SOAK else 5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=ROWS, cuts=st.lists(MOMENTS, max_size=4, unique=True))
 def test_increments_add_up_to_the_whole(wh, rows, cuts):
     rows = [row for row in rows if row[0][0]]

@@ -132,9 +132,15 @@ def test_a_port_that_was_asked_for_is_used(folder):
 STATE = """
 import json, os, random, signal, sys, threading
 import numpy
-numbers = [n for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")]
-files = sorted(os.readlink(f"/proc/self/fd/{n}") for n in numbers)
-inodes = sorted({(about.st_dev, about.st_ino) for about in (os.stat(f"/proc/self/fd/{n}") for n in numbers)})
+files, inodes = [], set()
+for n in os.listdir("/proc/self/fd"):
+    try:  # another thread may close a file meanwhile
+        about = os.stat(f"/proc/self/fd/{n}")
+        files.append(os.readlink(f"/proc/self/fd/{n}"))
+        inodes.add((about.st_dev, about.st_ino))
+    except FileNotFoundError:
+        pass
+files, inodes = sorted(files), sorted(inodes)
 print(json.dumps({
     "pid": os.getpid(), "group": os.getpgid(0), "session": os.getsid(0), "cwd": os.getcwd(),
     "random": [random.random(), float(numpy.random.random()), float(numpy.random.default_rng().random())],

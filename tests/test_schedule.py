@@ -359,7 +359,7 @@ def matches(text, low, high, number):
     return False
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(12))
 def test_times_are_those_of_a_walk_through_every_minute(seed):
     dice = random.Random(seed)
     minute, hour, day, month, weekday = (word(dice, *bounds) for bounds in ((0, 59), (0, 23), (1, 31), (6, 7), (0, 7)))
