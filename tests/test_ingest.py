@@ -1082,7 +1082,7 @@ def test_a_mutated_file_is_an_error_or_rejects_and_never_a_loss(take, tmp_path, 
         pq.write_table(pa.Table.from_pandas(SOUND), tmp_path / "sound.parquet")
         sound = (tmp_path / "sound.parquet").read_bytes()
     whole = 0
-    for number in range(3000 if SOAK else 12):
+    for number in range(3000 if SOAK else 25):
         path = write(tmp_path, mutated(sound, chance), f"any.{kind}")
         try:
             (read, written, rejected), found, columns, refused = take(path, "*")
