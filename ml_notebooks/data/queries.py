@@ -129,9 +129,8 @@ def _constants(arguments: list[dict[str, Any]]) -> list[str]:
     values = [each["value"].get("value") if each.get("class") == "CONSTANT" else None for each in listed]
     return [value for value in values if isinstance(value, str)] if all(isinstance(value, str) for value in values) else []
 
-# %% ../../nbs/library/data/06_queries.ipynb #5fd09a3d
+# %% ../../nbs/library/data/06_queries.ipynb #207b20b5
 _AROUND = ("create", "to_table", "insert", "insert_into", "update", "query")
-_INSIDE = ("filter", "project", "select", "aggregate", "order", "sort", "join", "sum", "min", "max", "count")  # they take expressions, which may hold a query
 _QUERY = re.compile(r"\b(select|from)\b", re.IGNORECASE)
 
 
@@ -162,7 +161,7 @@ class _Call:
             table = texts[0].replace('"', "").removeprefix("lake.")
             if not table.startswith(("temp.", "memory.")):
                 check_write(table if "." in table else f"main.{table}")
-        if self.name in _INSIDE and any(_QUERY.search(text) for text in texts):
+        if self.name not in _AROUND and any(_QUERY.search(text) for text in texts):
             tell_unseen(f"a query inside DuckDB's own `.{self.name}` of a relation")
         return self.method(*words, **options)
 
@@ -172,7 +171,6 @@ class _Call:
 
 def watch_relations() -> None:
     """Tell from now on of what this process does by relations' own methods past the warehouse."""
-    for name in (*_AROUND, *_INSIDE):
-        method = vars(duckdb.DuckDBPyRelation)[name]
-        if not isinstance(method, _Told):
+    for name, method in list(vars(duckdb.DuckDBPyRelation).items()):
+        if callable(method) and not name.startswith("_") and not isinstance(method, _Told):
             setattr(duckdb.DuckDBPyRelation, name, _Told(name, method))

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['VIEWS', 'keep_lines', 'has_table', 'FeatureStore', 'definition']
 
-# %% ../../nbs/library/features/04_store.ipynb #652be264
+# %% ../../nbs/library/features/04_store.ipynb #d56696cb
 import importlib
 import json
 from dataclasses import fields
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..data.inspection import table_names
 from ..data.warehouse import Warehouse
@@ -18,14 +18,9 @@ from ..errors import BadView, UnknownFeature
 from .view import FeatureView
 from ..logs import current_run, current_user
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-# %% ../../nbs/library/features/04_store.ipynb #3d8d038d
+# %% ../../nbs/library/features/04_store.ipynb #71b5a391
 VIEWS = "ops.feature_views"
-_FIELDS = {
-    VIEWS: "view VARCHAR, version VARCHAR, registered_at TIMESTAMPTZ, registered_by VARCHAR, run VARCHAR, definition VARCHAR",
-}
+_FIELDS = "view VARCHAR, version VARCHAR, registered_at TIMESTAMPTZ, registered_by VARCHAR, run VARCHAR, definition VARCHAR"
 
 
 def keep_lines(
@@ -44,7 +39,7 @@ def has_table(wh: Warehouse, table: str) -> bool:
     """Whether a table is there, without that a step has read it."""
     return table in table_names(wh._connection)
 
-# %% ../../nbs/library/features/04_store.ipynb #3299855a
+# %% ../../nbs/library/features/04_store.ipynb #0e931b5e
 class FeatureStore:
     """The feature views of a warehouse: those that are registered in this program, and those that ever were."""
 
@@ -59,7 +54,7 @@ class FeatureStore:
         new = [view for view, name in zip(views, said, strict=True) if name not in known]
         if new:
             with self.wh.transaction(f"register {', '.join(view.name for view in new)}"):
-                keep_lines(self.wh, VIEWS, _FIELDS[VIEWS], [_line(view) for view in new])
+                keep_lines(self.wh, VIEWS, _FIELDS, [_line(view) for view in new])
         self._views |= {view.name: view for view in views}
         return self
 
