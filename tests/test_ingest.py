@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager
 from dataclasses import fields
 from datetime import date, datetime
 from decimal import Decimal
+from importlib.metadata import entry_points, metadata
 from pathlib import Path
 
 import pandas as pd
@@ -833,6 +834,12 @@ def test_a_plug_in_needs_an_entry_point_only(wh, tmp_path, monkeypatch):
     assert ingest(wh, "raw.numbers", "numbers://any", mode="append", up_to=5).inserted == 0
     with pytest.raises(UnknownSource, match="Did you mean `numbers`"):
         ingest(wh, "raw.numbers", "number://any")
+
+
+def test_the_plug_ins_of_this_package_are_entry_points_with_an_extra_each():
+    ours = {one.name: one for one in entry_points(group="ml_notebooks.sources") if one.dist.name == "ml-notebooks"}
+    assert set(ours) == {"clickhouse", "mongodb", "redis"} <= set(metadata("ml-notebooks").get_all("Provides-Extra"))
+    assert all(type(find_source(f"{name}://host")) is one.load() for name, one in ours.items())
 
 
 @pytest.mark.parametrize(

@@ -158,9 +158,6 @@ _BUILT_IN = {
     **dict.fromkeys(["file", "s3", "gs", "az"], "ml_notebooks.data.files:Files"),
     **dict.fromkeys(["postgresql", "mysql", "mariadb", "sqlite"], "ml_notebooks.data.databases:Database"),
     **dict.fromkeys(["http", "https"], "ml_notebooks.data.http:Web"),
-    "mongodb": "ml_notebooks.data.plugins.mongodb:Collection",
-    "redis": "ml_notebooks.data.plugins.redis:Keys",
-    "clickhouse": "ml_notebooks.data.plugins.clickhouse:ClickHouse",
 }
 
 
