@@ -13,9 +13,10 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 
 from ..data.catalog import identifier, quote
+from ..data.queries import what_is_read
 from ..data.staging import Staged
-from ..errors import BadData, BadIncrement, NaiveTime
-from .store import FeatureStore, has_table, keep_lines
+from ..errors import BadData, BadIncrement, BadView, NaiveTime, StaleFeatures
+from .store import VIEWS, FeatureStore, has_table, keep_lines
 from .view import FeatureView
 from ..logs import current_run
 
@@ -47,7 +48,7 @@ def _source(store: FeatureStore, view: FeatureView) -> str:
     """SQL of a view's rows."""
     if not view.transform:
         return str(view.query)
-    frames = [store.wh.table(table).df() for table in view.reads]
+    frames = [store.wh.table(one if isinstance(one, str) else one.table).df() for one in view.reads]
     rows = view.transform(*frames)
     store.wh._connection.register("transformed_rows", rows)
     return "FROM transformed_rows"
@@ -122,7 +123,7 @@ def _increments(store: FeatureStore, view: FeatureView) -> list[Done]:
     """The last computation of all rows of a view, and the increments since."""
     if not (has_table(store.wh, INCREMENTS) and has_table(store.wh, view.table)):
         return []
-    query = f"SELECT version, epoch_us(since), epoch_us(until) FROM lake.{INCREMENTS} WHERE view = ? ORDER BY computed_at"
+    query = f"SELECT version, epoch_us(since), epoch_us(until) FROM lake.{INCREMENTS} WHERE view = ? ORDER BY rowid"
     lines = store.wh._connection.execute(query, [view.name]).fetchall()
     whole = max(number for number, (_, since, _) in enumerate(lines) if since is None)
     return [(version, *(None if moment is None else datetime.fromtimestamp(moment / 1e6, timezone.utc) for moment in ends)) for version, *ends in lines[whole:]]
@@ -154,27 +155,49 @@ def _range(store: FeatureStore, view: FeatureView, since: Since, until: datetime
     else:
         found = f"The table holds version {held}, and this is {view.version}." if held else "Nothing of it was computed before."
         raise BadIncrement(view.name, found, "Compute all of it first, without `since`.")
-    for moment in (start, until):
-        if moment is not None and moment.tzinfo is None:
-            raise BadIncrement(view.name, f"`{moment}` names no time zone.", "Give an instant: `datetime(2013, 7, 1, tzinfo=timezone.utc)`.")
+    if start is not None and start.tzinfo is None:
+        raise BadIncrement(view.name, f"`{start}` names no time zone.", "Give an instant: `datetime(2013, 7, 1, tzinfo=timezone.utc)`.")
     if start is not None and start >= until:
         raise BadIncrement(view.name, f"It would begin at {start} and end at {until}.", "Give a range that is not empty; where the clock was put back, give `until`.")
     return start
+
+# %% ../../nbs/library/features/05_materialize.ipynb #ac9b2519
+def _check_said(store: FeatureStore, view: FeatureView) -> None:
+    """Raises `BadView` for a view whose table is read, and which is not named."""
+    read = what_is_read(store.wh._connection, view.query).tables if view.query else {one for one in view.reads if isinstance(one, str)}
+    unsaid = read - {one.table for one in view.inputs}
+    if unsaid and has_table(store.wh, VIEWS):
+        known = {f"features.{name}" for (name,) in store.wh._connection.execute(f"SELECT DISTINCT view FROM lake.{VIEWS}").fetchall()}
+        for table in sorted(unsaid & known):
+            raise BadView(view.name, f"It reads `{table}`, the table of a view, and does not say so.", "Name the view: `reads=(the_view,)`. Its version then counts.")
+
+
+def _computed_to(store: FeatureStore, view: FeatureView) -> datetime | None:
+    """Up to where all that a view reads of other views is computed; None: it reads none. Raises `StaleFeatures`."""
+    _check_said(store, view)
+    ends = []
+    for one in view.inputs:
+        done = _increments(store, one)
+        if not done or done[-1][0] != one.version:
+            raise StaleFeatures(one.name, one.version, done[-1][0] if done else "")
+        ends.append(_reached(done))
+    return min(ends, default=None)
 
 # %% ../../nbs/library/features/05_materialize.ipynb #02e6619c
 def materialize(
     store: FeatureStore,
     view: FeatureView | str,
     since: Since = None,  # event times from here on; `"last"`: what is new since the last increment; None: all
-    until: datetime | None = None,  # event times before this; default now
+    until: datetime | None = None,  # event times before this; default now, or as far as the views are computed that it reads
 ) -> Increment:
     """Compute the rows of a view for a range of event times, in place of what `features.<view>` held of it.
 
-    Raises `BadIncrement`, `BadData` for columns that are missing and rows that tie, and `NaiveTime`; the table is then as it was.
+    Raises `BadIncrement`, `BadData` for columns that are missing and rows that tie, `NaiveTime`, and `StaleFeatures` for a view that it reads and
+    that is not computed; the table is then as it was.
     """
     view = store.view(view) if isinstance(view, str) else view
     store.register(view)
-    began, end = time.monotonic(), until or datetime.now(timezone.utc)
+    began, end = time.monotonic(), _end(store, view, until)
     start = _range(store, view, since, end)
     at = identifier(view.timestamp)
     try:
@@ -191,6 +214,18 @@ def materialize(
         if view.transform:
             store.wh._connection.unregister("transformed_rows")
     return done
+
+
+def _end(store: FeatureStore, view: FeatureView, until: datetime | None) -> datetime:
+    """The instant up to which to compute. Raises `BadIncrement`."""
+    known = _computed_to(store, view)
+    if until is None:
+        return min(filter(None, (known, datetime.now(timezone.utc))))
+    if until.tzinfo is None:
+        raise BadIncrement(view.name, f"`{until}` names no time zone.", "Give an instant: `datetime(2013, 7, 1, tzinfo=timezone.utc)`.")
+    if known is not None and until > known:
+        raise BadIncrement(view.name, f"It would end at {until}, and what it reads of other views at {known}.", f"Materialise {', '.join(one.name for one in view.inputs)} first.")
+    return until
 
 
 def _write(store: FeatureStore, view: FeatureView, since: datetime | None, until: datetime) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from ..data.catalog import check_table_name, quote
 from ..data.warehouse import Warehouse
 from ..errors import EmptySample
 from .point_in_time import point_in_time_query
-from .view import FeatureView
+from .view import FeatureView, in_order
 
 # %% ../../nbs/library/features/07_proof.ipynb #5dd52e25
 def without_future(
@@ -64,7 +64,9 @@ def check_future(
     near = f"SELECT * FROM ({spine}) WHERE {at} BETWEEN {quote((cut - within).isoformat())}::TIMESTAMPTZ AND {quote(cut.isoformat())}::TIMESTAMPTZ"
     worlds = []
     for rewrite in (lambda query: query, lambda query: without_future(query, known, cut)):
-        tables = {view.name: _compute(wh, view, rewrite(view.query)) for view in views}
+        tables: dict[str, str] = {}
+        for view in in_order(*views):
+            tables[view.name] = _compute(wh, view, rewrite(_reading(view, tables)))
         worlds.append(wh.sql(f"FROM ({finish(point_in_time_query(wh, near, views, at, tables))}) ORDER BY ALL").df())
     if worlds[0].empty:
         raise EmptySample(f"The rows that asked within {within} before {cut}")
@@ -77,6 +79,14 @@ def _compute(wh: Warehouse, view: FeatureView, query: str) -> str:
     wh.sql(query)  # a text that is not one query is refused here
     wh._connection.execute(f"CREATE OR REPLACE TEMP TABLE proof_{view.name} AS {query}")
     return table
+
+
+def _reading(view: FeatureView, tables: Mapping[str, str]) -> str:
+    """The query of a view that reads other views in this world."""
+    query = str(view.query)
+    for one in view.inputs:
+        query = re.sub(rf"\b{re.escape(one.table)}\b", tables[one.name], query)
+    return query
 
 
 def _differs(whole: pd.DataFrame, past: pd.DataFrame) -> pd.DataFrame:
