@@ -12,7 +12,8 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'nearest_or_all', 'DidNotFail', '
            'ContractBroken', 'EmptySample', 'BadSample', 'OneClass', 'NaiveTime', 'NotExplainable',
            'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UnusableKey', 'UntrustedModel', 'UnknownCheck',
            'UnknownContract', 'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn',
-           'BadView', 'UnknownFeature', 'BadSpine', 'BadIncrement', 'UnknownTrainingSet', 'StaleFeatures', 'BadRecipe',
+           'BadView', 'UnknownFeature', 'BadSpine', 'BadIncrement', 'UnknownTrainingSet', 'StaleFeatures',
+           'NotServable', 'BadEntity', 'MissingEntity', 'NotPushed', 'OnlineUnavailable', 'BadRecipe',
            'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell',
            'UnknownParameter', 'BadParameter', 'NotRecordable', 'BadRecordName', 'GateFailed', 'UndeclaredWrite',
            'StepFailed', 'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnsafeFolder',
@@ -650,6 +651,45 @@ class StaleFeatures(MLNotebooksError, ValueError):
     def __init__(self, view: str, version: str, held: str):
         found = f"They are of version {held}, and the view is {version}." if held else "The store did not compute them."
         super().__init__(f"The rows of `features.{view}` are not those of the view.", found, f"Compute them: `materialize(store, '{view}')`.")
+
+# %% ../nbs/library/01_errors.ipynb #3b2f2ef9
+class NotServable(MLNotebooksError, TypeError):
+    """A column of a view holds what an online store cannot keep."""
+
+    def __init__(self, view: str, column: str, found: str, do: str):
+        super().__init__(f"Column `{column}` of the view `{view}` cannot be served online.", found, do)
+
+
+class BadEntity(MLNotebooksError, ValueError):
+    """A value of an entity is not of the type of its column."""
+
+    def __init__(self, view: str, key: str, value: object, expected: str):
+        found = f"Found {value!r}, {type(value).__name__}; its type in the view `{view}` is {expected}."
+        super().__init__(f"`{key}` of an entity is not of its type.", found, "Give the value as the view holds it.")
+
+
+class MissingEntity(MLNotebooksError, KeyError):
+    """An entity is asked about without one of its keys."""
+
+    def __init__(self, key: str, view: str, given: Iterable[str]):
+        given = list(given)
+        found = f"Given are {', '.join(f'`{name}`' for name in given) or 'none'}, and the view `{view}` has the key `{key}`. {did_you_mean(key, given)}".strip()
+        super().__init__(f"An entity has no `{key}`.", found, "Give a value for each key of the views that are asked.")
+
+
+class NotPushed(MLNotebooksError, LookupError):
+    """A version of a view is not in the online store."""
+
+    def __init__(self, view: str, version: str, held: str, do: str = ""):
+        what = f"Version {version} of the view `{view}` is not online." if version else f"The view `{view}` is not online."
+        super().__init__(what, held, do or f"Put it there: `mlnb features push {view}`.")
+
+
+class OnlineUnavailable(MLNotebooksError, ConnectionError):
+    """The online store does not answer, or cannot be opened."""
+
+    def __init__(self, place: str, reason: str, do: str = "Nothing is lost: do it again when it answers."):
+        super().__init__(f"The online store at `{place}` does not answer.", reason, do)
 
 # %% ../nbs/library/01_errors.ipynb #91c31a63
 class BadRecipe(MLNotebooksError, ValueError):
