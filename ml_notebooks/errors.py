@@ -12,8 +12,8 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'nearest_or_all', 'DidNotFail', '
            'ContractBroken', 'EmptySample', 'BadSample', 'OneClass', 'NaiveTime', 'NotExplainable',
            'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UnusableKey', 'UntrustedModel', 'UnknownCheck',
            'UnknownContract', 'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn',
-           'BadView', 'UnknownFeature', 'BadSpine', 'BadIncrement', 'UnknownTrainingSet', 'StaleFeatures',
-           'NotServable', 'BadEntity', 'MissingEntity', 'NotPushed', 'OnlineUnavailable', 'BadRecipe',
+           'BadView', 'BadOnDemand', 'UnknownFeature', 'BadSpine', 'BadIncrement', 'UnknownTrainingSet',
+           'StaleFeatures', 'NotServable', 'BadEntity', 'MissingEntity', 'NotPushed', 'OnlineUnavailable', 'BadRecipe',
            'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell',
            'UnknownParameter', 'BadParameter', 'NotRecordable', 'BadRecordName', 'GateFailed', 'UndeclaredWrite',
            'StepFailed', 'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnsafeFolder',
@@ -609,6 +609,13 @@ class BadView(MLNotebooksError, ValueError):
 
     def __init__(self, view: str, found: str, do: str):
         super().__init__(f"The feature view `{view}` does not make sense.", found, do)
+
+
+class BadOnDemand(MLNotebooksError, ValueError):
+    """On-demand features cannot be computed as they are defined, or from what they were given."""
+
+    def __init__(self, name: str, found: str, do: str):
+        super().__init__(f"The on-demand feature `{name}` cannot be computed.", found, do)
 
 
 class UnknownFeature(MLNotebooksError, KeyError):
