@@ -13,12 +13,12 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'nearest_or_all', 'DidNotFail', '
            'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UnusableKey', 'UntrustedModel', 'UnknownCheck',
            'UnknownContract', 'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn',
            'BadView', 'BadOnDemand', 'UnknownFeature', 'BadSpine', 'BadIncrement', 'UnknownTrainingSet',
-           'StaleFeatures', 'NotServable', 'BadEntity', 'MissingEntity', 'NotPushed', 'OnlineUnavailable', 'BadRecipe',
-           'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell',
-           'UnknownParameter', 'BadParameter', 'NotRecordable', 'BadRecordName', 'GateFailed', 'UndeclaredWrite',
-           'StepFailed', 'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnsafeFolder',
-           'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy',
-           'BadRange', 'BackfillFailed']
+           'StaleFeatures', 'BadTransform', 'NotServable', 'BadEntity', 'MissingEntity', 'NotPushed',
+           'OnlineUnavailable', 'BadRecipe', 'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook',
+           'BadParametersCell', 'NoParametersCell', 'UnknownParameter', 'BadParameter', 'NotRecordable',
+           'BadRecordName', 'GateFailed', 'UndeclaredWrite', 'StepFailed', 'KernelDied', 'UnknownStep',
+           'NothingToResume', 'PipelineBusy', 'UnsafeFolder', 'UnknownKernel', 'UnknownDashboard', 'DashboardFailed',
+           'PortTaken', 'NothingScheduled', 'SchedulerBusy', 'BadRange', 'BackfillFailed']
 
 # %% ../nbs/library/01_errors.ipynb #ddf6174b
 import re
@@ -475,12 +475,14 @@ class OneClass(MLNotebooksError, ValueError):
 class NaiveTime(MLNotebooksError, ValueError):
     """A timestamp without a time zone stands where an instant is needed."""
 
-    def __init__(self, table: str, column: str, found: str):
-        super().__init__(
-            f"`{column}` of {table} must be an instant in UTC.",
-            f"Its type is {found}, which names no time zone.",
-            "Make a TIMESTAMPTZ of it once, in `clean`: `column AT TIME ZONE 'America/New_York'`.",
-        )
+    def __init__(
+        self,
+        table: str,
+        column: str,
+        found: str,
+        do: str = "Make a TIMESTAMPTZ of it once, in `clean`: `column AT TIME ZONE 'America/New_York'`.",
+    ):
+        super().__init__(f"`{column}` of {table} must be an instant in UTC.", f"Its type is {found}, which names no time zone.", do)
 
 
 class NotExplainable(MLNotebooksError, TypeError):
@@ -658,6 +660,14 @@ class StaleFeatures(MLNotebooksError, ValueError):
     def __init__(self, view: str, version: str, held: str):
         found = f"They are of version {held}, and the view is {version}." if held else "The store did not compute them."
         super().__init__(f"The rows of `features.{view}` are not those of the view.", found, f"Compute them: `materialize(store, '{view}')`.")
+
+
+class BadTransform(MLNotebooksError, ValueError):
+    """A transformer of features cannot work with the rows or the parameters that it was given."""
+
+    def __init__(self, transformer: object, found: str, do: str):
+        name = transformer if isinstance(transformer, str) else type(transformer).__name__
+        super().__init__(f"`{name}` cannot work with what it was given.", found, do)
 
 # %% ../nbs/library/01_errors.ipynb #3b2f2ef9
 class NotServable(MLNotebooksError, TypeError):
