@@ -847,7 +847,7 @@ def test_the_plug_ins_of_this_package_are_entry_points_with_an_extra_each():
     [
         ("orders.csv", {"part": "x"}, {"format": "csv", "delimiter": ";", "missing": "-", "encoding": "cp1252", "types": {"a": "DATE"}, "credential": "k", "storage": {"a": 1}, "decimal": ",", "thousands": ".", "date_format": "%d", "timestamp_format": "%d"}),
         ("sqlite:///shop", {"table": "t"}, {"credential": "k", "batch": 7}),
-        ("https://h", {"records": "r"}, {"format": "csv", "pages": "page", "page": "p", "size": 3, "next": "n", "auth": "key", "credential": "k", "header": "X", "since": "s", "timeout": 1, "retries": 1, "per_second": 1, "most": 1}),
+        ("https://h", {"records": "r"}, {"format": "csv", "pages": "page", "page": "p", "size": 3, "next": "n", "auth": "key", "credential": "k", "header": "X", "since": "s", "timeout": 1, "retries": 1, "patience": 1, "per_second": 1, "most": 1, "missing": "-", "encoding": "cp1252", "types": {"a": "DATE"}}),
         ("mongodb://h/d", {"collection": "c"}, {"credential": "k", "batch": 7}),
         ("redis://h", {"match": "m"}, {"credential": "k", "batch": 7}),
         ("clickhouse://h", {"table": "t"}, {"credential": "k", "secure": True}),

@@ -6,7 +6,7 @@ import re
 import sys
 import time
 import urllib.request
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 
 import pyarrow as pa
@@ -20,7 +20,7 @@ from ml_notebooks.data.databases import Database
 from ml_notebooks.data.http import Web
 from ml_notebooks.data.ingest import ingest
 from ml_notebooks.data.plugins.redis import Keys
-from ml_notebooks.errors import BadSource, SourceUnavailable
+from ml_notebooks.errors import BadSource, SourceUnavailable, TooManyRejects
 
 pytestmark = pytest.mark.servers
 ROWS = 20_000
@@ -222,6 +222,80 @@ def test_what_may_pass_is_tried_again_and_then_given_up(a_warehouse, no_pause, s
         with pytest.raises(SourceUnavailable, match=f"answered {status} .*, 2 times"):
             ingest(wh, "raw.again", Web(f"{address}/orders", retries=1))
     assert wh.table("raw.again").fetchall() == before
+
+
+@pytest.mark.parametrize(
+    ("later", "waits", "words"),
+    [
+        ("130", [130.0], ""),  # however long, within its patience
+        ("599", [599.0], ""),
+        ("3600", [], "not to be asked again for 3,600 s: `patience` allows for 600 s"),
+        ("9" * 400, [], "not to be asked again for inf s"),
+        ("soon", [0.5], ""),
+    ],
+)
+def test_a_server_is_waited_for_as_long_as_it_asks_or_not_at_all(a_warehouse, no_pause, later, waits, words):
+    def answer(request):
+        seen.append(1)
+        reply(request, b'[{"id": 1}]', 429 if len(seen) == 1 else 200, Retry_After=later)
+
+    wh, seen = a_warehouse(), []
+    wh.publish("raw.later", "SELECT 0::BIGINT AS id")
+    with http_server(answer) as address:
+        if words:
+            with pytest.raises(SourceUnavailable, match=words):
+                ingest(wh, "raw.later", f"{address}/orders")
+        else:
+            ingest(wh, "raw.later", f"{address}/orders")
+    assert no_pause == pytest.approx(waits, rel=0.25) and len(seen) == 1 + len(waits)
+    assert wh.table("raw.later").fetchall() == [(len(waits),)]
+
+
+def test_patience_ends_when_all_waits_together_are_too_long(a_warehouse, no_pause):
+    with http_server(lambda request: reply(request, b"", 503, Retry_After="250")) as address:
+        with pytest.raises(SourceUnavailable, match=r"503 .* again for 250 s"):
+            ingest(a_warehouse(), "raw.x", f"{address}/orders")
+        with pytest.raises(SourceUnavailable, match=r"503 .*, 6 times"):
+            ingest(a_warehouse(), "raw.x", f"{address}/orders", patience=1250)
+    assert no_pause == [250.0] * 7
+
+
+@pytest.mark.parametrize(
+    ("header", "sent", "options"),
+    [
+        ("", "cp1252", {"encoding": "cp1252"}),
+        ("; charset=iso-8859-15", "iso-8859-15", {}),
+        ("; charset=iso-8859-1", "utf-8", {"encoding": "utf-8"}),  # what is said counts more
+        ("", "utf-8-sig", {}),
+        ("; charset=utf-16", "utf-16", {}),
+    ],
+)
+@pytest.mark.parametrize("pages", ["", "page"])
+def test_csv_of_the_web_is_read_like_a_file(a_warehouse, header, sent, options, pages):
+    def answer(request):
+        number = int(asked(request).get("page", 1))
+        rows = f"{number};Malmö;-;1,5;03.04.2025\n" if number < 3 else ""
+        reply(request, f"id;place;note;price;day\n{rows}".encode(sent), kind=f"text/csv{header}")
+
+    wh = a_warehouse()
+    more = {"missing": "-", "decimal": ",", "date_format": "%d.%m.%Y", "types": {"note": "INTEGER"}}
+    with http_server(answer) as address:
+        source = Web(f"{address}/orders", pages=pages, **options, **more)
+        assert ingest(wh, f"raw.as_a_file{pages}", source).inserted == (2 if pages else 1)
+    assert wh.sql(f"FROM raw.as_a_file{pages} ORDER BY id").fetchall()[0] == (1, "Malmö", None, 1.5, date(2025, 4, 3))
+
+
+@pytest.mark.parametrize("pages", ["", "page"])
+@pytest.mark.parametrize(("options", "words"), [({}, "not utf-8"), ({"encoding": "ascii"}, "is not ascii"), ({"encoding": "cp-1252"}, "is no encoding of text. Did you mean `cp1252`")])
+def test_csv_of_the_web_in_another_encoding_is_an_error(a_warehouse, pages, options, words):
+    def answer(request):
+        rows = "1,Malmö\n" if asked(request).get("page", "1") == "1" else ""
+        reply(request, f"id,place\n{rows}".encode("cp1252"), kind="text/csv")
+
+    wh = a_warehouse()
+    with http_server(answer) as address, pytest.raises((BadSource, TooManyRejects), match=words):
+        ingest(wh, "raw.wrong_encoding", Web(f"{address}/orders", pages=pages, **options))
+    assert "raw.wrong_encoding" not in wh.names()
 
 
 @pytest.mark.parametrize(

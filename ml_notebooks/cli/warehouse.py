@@ -12,7 +12,7 @@ SHOW_TABLES = re.compile(r"\s*show\s+tables\s*;?\s*", re.IGNORECASE)
 OPTIONS = """What the source takes besides, as missing=NA or types.zip=VARCHAR; repeatable.
 Files: format, delimiter, missing, encoding, types.COLUMN, part, decimal, thousands, date_format, timestamp_format; of a store, credential, storage.KEY.
 Databases: table, query, credential, batch; ClickHouse also secure.
-Web: parameters.NAME, format, records, pages, page, size, next, auth, credential, header, since, timeout, retries, per_second, most.
+Web: parameters.NAME, format, records, pages, page, size, next, auth, credential, header, since, timeout, retries, patience, per_second, most; of CSV, what files take.
 MongoDB: collection, filter.FIELD, credential, batch. Redis: match, kind, credential, batch."""
 AS_TEXT = "CAST(COLUMNS(*) AS VARCHAR)"  # DuckDB's own: nothing rounded, an instant with its zone
 FIGURES = re.compile(r"(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|UINTEGER|FLOAT|DOUBLE|DECIMAL\(.*\))")

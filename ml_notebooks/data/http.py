@@ -7,27 +7,29 @@ __all__ = ['Web', 'pause']
 
 # %% ../../nbs/library/data/20_http.ipynb #fc66de7b
 import base64
+import codecs
 import hashlib
 import json
 import random
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from .sources import Addressed, FileFormat, Loading, LocalFile
+from .files import check_encoding, encoding_of
+from .sources import Addressed, FileFormat, Loading, LocalFile, TextFormat, file_format
 from ..errors import BadSource, MissingExtra, SourceUnavailable, masked
-from ..logs import redact
+from ..logs import get_logger, redact
 
 if TYPE_CHECKING:
     import httpx
 
 # %% ../../nbs/library/data/20_http.ipynb #b717b87a
 @dataclass(frozen=True, repr=False)
-class Web(Addressed):
+class Web(TextFormat, Addressed):
     """Rows that an HTTP interface gives."""
 
     address: str
@@ -44,6 +46,7 @@ class Web(Addressed):
     since: str = field(default="", repr=False)  # the parameter that takes the mark of an incremental load
     timeout: float = field(default=30, repr=False)  # seconds for an answer to begin or go on
     retries: int = field(default=5, repr=False)
+    patience: float = field(default=600, repr=False)  # seconds of waiting for a page, all its retries together
     per_second: float = field(default=0, repr=False)  # requests; 0 for no limit
     most: int = field(default=100_000, repr=False)  # pages
 
@@ -56,10 +59,10 @@ class Web(Addressed):
             raise BadSource(self.address, "Its address holds a user or a password.", "Put `user:password` into .env as a credential, name that with `credential=`, and say `auth=\"basic\"`.")
         target = loading.scratch / "answer"
         with _client(self, loading) as client, target.open("w+b") as out:
-            kind = _fetch(self, client, out, loading)
+            how = _fetch(self, client, out, loading)
         if not target.stat().st_size:
             return
-        yield LocalFile(target, name, FileFormat(kind))
+        yield LocalFile(target, name, how)
 
 # %% ../../nbs/library/data/20_http.ipynb #98a2468c
 def _client(web: Web, loading: Loading) -> "httpx.Client":
@@ -74,8 +77,7 @@ def _client(web: Web, loading: Loading) -> "httpx.Client":
 
 # %% ../../nbs/library/data/20_http.ipynb #b27cee80
 _AGAIN = {429, 500, 502, 503, 504}
-_LARGEST = 256_000_000  # bytes of a page of JSON, which is parsed in memory
-_LONGEST = 120.0  # seconds that a server may ask us to wait
+_LARGEST = 256_000_000  # bytes of a page that is held in memory
 
 
 def pause(
@@ -84,21 +86,21 @@ def pause(
 ) -> float:
     """Seconds until it is tried again."""
     asked = 0.0
-    if retry_after.strip().isdigit():
+    if retry_after.strip().isdecimal():
         asked = float(retry_after)
     elif retry_after:
         try:
             asked = (parsedate_to_datetime(retry_after) - datetime.now(timezone.utc)).total_seconds()
         except (ValueError, TypeError):
             asked = 0.0
-    return min(asked if asked > 0 else 0.5 * 2**attempt * random.uniform(0.75, 1.25), _LONGEST)
+    return asked if asked > 0 else 0.5 * 2**attempt * random.uniform(0.75, 1.25)
 
 # %% ../../nbs/library/data/20_http.ipynb #16138592
 def _ask(web: Web, client: "httpx.Client", address: str, parameters: Mapping[str, str], handle: Any) -> Any:
     """What `handle` makes of an answer, which it may be given several times, from the start."""
     import httpx
 
-    reason = ""
+    reason, waited = "", 0.0
     for attempt in range(web.retries + 1):
         wait = ""
         try:
@@ -115,8 +117,19 @@ def _ask(web: Web, client: "httpx.Client", address: str, parameters: Mapping[str
         except httpx.InvalidURL as error:
             raise BadSource(web.address, f"It is no address: {error}.") from error
         if attempt < web.retries:
-            time.sleep(pause(attempt, wait))
+            waited += _wait(web, pause(attempt, wait), waited, reason)
     raise SourceUnavailable(web.address, f"{reason}, {web.retries + 1} times.")
+
+
+def _wait(web: Web, seconds: float, before: float, reason: str) -> float:
+    """Wait, unless that is more than the source has patience for; how long it was. Raises `SourceUnavailable`."""
+    if before + seconds > web.patience:
+        found = f"{reason}, and is not to be asked again for {seconds:,.0f} s: `patience` allows for {web.patience:,g} s of waiting."
+        raise SourceUnavailable(web.address, found, "Nothing was written: run it again after that time, or raise `patience=`.")
+    if seconds > 20:
+        get_logger("data.http").info("waits for the server", address=masked(web.address), seconds=round(seconds))
+    time.sleep(seconds)
+    return seconds
 
 # %% ../../nbs/library/data/20_http.ipynb #9aae793f
 def _at(value: Any, path: str) -> Any:
@@ -157,8 +170,8 @@ def _same_host(web: Web, address: str) -> bool:
     return (here.scheme, here.host, here.port) == (there.scheme, there.host, there.port)
 
 # %% ../../nbs/library/data/20_http.ipynb #2e0a94d5
-def _fetch(web: Web, client: "httpx.Client", out: Any, loading: Loading) -> str:
-    """Write all pages, as lines of JSON or as CSV; which of the two."""
+def _fetch(web: Web, client: "httpx.Client", out: Any, loading: Loading) -> FileFormat:
+    """Write all pages, as lines of JSON or as CSV; which of the two, and how that is to be read."""
     address, parameters = web.address, dict(web.parameters)
     if web.since and loading.since:
         parameters[web.since] = loading.since.value
@@ -166,12 +179,12 @@ def _fetch(web: Web, client: "httpx.Client", out: Any, loading: Loading) -> str:
     for number in range(web.most):
         began = time.monotonic()
         place = out.tell()  # each attempt begins here
-        kind, rows, following, mark = _ask(web, client, address, parameters, lambda answer: _page(web, answer, parameters, out, place, loading))
-        if kind == "csv" and not web.pages:
-            return kind
+        how, rows, following, mark = _ask(web, client, address, parameters, lambda answer: _page(web, answer, parameters, out, place, loading))
+        if how.format == "csv" and not web.pages:
+            return how
         loading.counter.rows += rows
         if following is None or (rows == 0 and web.pages != "cursor"):
-            return kind
+            return how
         for one in ([mark] if rows else []) + [f"{following}"]:
             if one in seen:
                 raise BadSource(web.address, f"Page {number + 1} has been there before.", "Nothing was written: its pages go round in a circle.")
@@ -183,7 +196,25 @@ def _fetch(web: Web, client: "httpx.Client", out: Any, loading: Loading) -> str:
     raise BadSource(web.address, f"It has more than {web.most:,} pages.", "Raise `most=` if that is right.")
 
 # %% ../../nbs/library/data/20_http.ipynb #257453a9
-_Page = tuple[str, int, tuple[str, dict[str, str]] | None, str]  # its kind, its rows, where to go on, and a fingerprint
+_Page = tuple[FileFormat, int, tuple[str, dict[str, str]] | None, str]  # how it is to be read, its rows, where to go on, and a fingerprint
+
+
+def _body(web: Web, answer: "httpx.Response", said: str, loading: Loading) -> bytes:
+    """A whole page, as UTF-8 where another encoding is said."""
+    body = bytearray()
+    for block in answer.iter_bytes(1 << 20):
+        body += block
+        loading.counter.bytes += len(block)
+        if len(body) > _LARGEST:
+            raise BadSource(web.address, f"A page has more than {_LARGEST:,} bytes.", "Ask for smaller pages.")
+    encoding = encoding_of(bytes(body[:4]), said)
+    check_encoding(web.address, encoding)
+    if codecs.lookup(encoding).name == "utf-8":
+        return bytes(body)
+    try:
+        return body.decode(encoding).encode()
+    except UnicodeError as error:
+        raise BadSource(web.address, f"Its answer is not {encoding}: {error}.", "Say which `encoding` it has.") from error
 
 
 def _csv_page(web: Web, answer: "httpx.Response", body: bytes, parameters: dict[str, str], out: Any, place: int) -> _Page:
@@ -200,31 +231,29 @@ def _csv_page(web: Web, answer: "httpx.Response", body: bytes, parameters: dict[
         out.write(head + b"\n")
     out.write(rows.rstrip(b"\r\n") + b"\n" if rows.strip() else b"")
     count = rows.rstrip().count(b"\n") + 1 if rows.strip() else 0
-    return "csv", count, _next(web, answer, {}, parameters, count), hashlib.blake2b(rows).hexdigest()
+    how = replace(file_format(web, "csv"), encoding="utf-8")
+    return how, count, _next(web, answer, {}, parameters, count), hashlib.blake2b(rows).hexdigest()
 
-
+# %% ../../nbs/library/data/20_http.ipynb #fe52f4ea
 def _page(web: Web, answer: "httpx.Response", parameters: dict[str, str], out: Any, place: int, loading: Loading) -> _Page:
     """Write a page from `place` on."""
     out.seek(place)
     out.truncate()
     kind = web.format or ("csv" if "csv" in answer.headers.get("Content-Type", "") else "json")
+    said = web.encoding or (kind == "csv" and answer.charset_encoding) or ""  # JSON is UTF-8 whatever its header says
     if kind == "csv" and not web.pages:
         for block in answer.iter_bytes(1 << 20):
             out.write(block)
             loading.counter.bytes += len(block)
-        return kind, 0, None, ""
-    body = bytearray()
-    for block in answer.iter_bytes(1 << 20):
-        body += block
-        loading.counter.bytes += len(block)
-        if len(body) > _LARGEST:
-            raise BadSource(web.address, f"A page has more than {_LARGEST:,} bytes.", "Ask for smaller pages.")
+        return replace(file_format(web, kind), encoding=said), 0, None, ""
+    body = _body(web, answer, said, loading)
     if kind == "csv":
-        return _csv_page(web, answer, bytes(body), parameters, out, place)
+        return _csv_page(web, answer, body, parameters, out, place)
     try:
         page = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise BadSource(web.address, f"Its answer is not JSON: {error}.", "Say what it is with `format=`.") from error
     rows = _records(web, page)
     out.writelines(json.dumps(row).encode() + b"\n" for row in rows)
-    return kind, len(rows), _next(web, answer, page, parameters, len(rows)), hashlib.blake2b(json.dumps(rows).encode()).hexdigest()
+    how = replace(file_format(web, kind), encoding="utf-8")
+    return how, len(rows), _next(web, answer, page, parameters, len(rows)), hashlib.blake2b(json.dumps(rows).encode()).hexdigest()
