@@ -45,8 +45,8 @@ _AGGREGATES = {
     "max": "max({0})",
     "deviation": "stddev_samp({0})",
     "median": "median({0})",
-    "first": "first({0})",
-    "last": "last({0})",
+    "first": "first({0} ORDER BY known_us, {0} NULLS LAST)",
+    "last": "last({0} ORDER BY known_us, {0} NULLS FIRST)",
     "distinct": "count(DISTINCT {0})",
 }
 _UNITS = {"minutes": "min", "hours": "h", "days": "d"}

@@ -1,0 +1,134 @@
+"""Events: folded one by one, or many at a time, into what the batch computes; streamed through a Redis that comes and goes."""
+
+import math
+from datetime import datetime, timedelta, timezone
+from itertools import pairwise
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.soak import SOAK, soak
+from support.workspaces import make_workspace
+
+from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.features.events import Windowed, fold
+from ml_notebooks.features.rolling import last
+
+START = datetime(2013, 3, 10, 7, tzinfo=timezone.utc)
+SCHEMA = pa.schema(
+    [
+        ("origin", pa.string()),
+        ("carrier", pa.int32()),
+        ("known_at", pa.timestamp("us", tz="UTC")),
+        ("event", pa.int64()),
+        ("delay", pa.float64()),
+        ("late", pa.bool_()),
+        ("gate", pa.string()),
+        ("bags", pa.int64()),
+    ]
+)
+NUMBERS = ("mean", "sum", "count", "min", "max", "deviation", "median", "first", "last", "distinct")
+WINDOWS = (
+    last(30, "minutes", delay=NUMBERS, late=("share", "count", "first", "last"), gate=("min", "max", "count", "distinct", "first", "last"))
+    | last(90, "minutes", delay=("mean", "median", "deviation"), bags=("sum", "mean", "min"))
+    | {"events": ("count(*)", timedelta(minutes=15))}
+)
+
+
+@pytest.fixture(scope="module")
+def wh(tmp_path_factory):
+    with open_warehouse(make_workspace(tmp_path_factory.mktemp("events"))) as opened:
+        yield opened
+
+
+def moment(step):
+    """One of a few instants, some a microsecond beside a full quarter of an hour."""
+    quarter, beside = divmod(step, 3)
+    return START + timedelta(minutes=15 * quarter, microseconds=beside - 1)
+
+
+EVENT = st.tuples(
+    st.sampled_from(["EWR", 'J"F,K', ""]),
+    st.sampled_from([1, -2]),
+    st.integers(0, 30).map(moment),
+    st.integers(1, 3),
+    st.one_of(st.none(), st.sampled_from([0.1, -7.25, 1e12, 3.0]), st.floats(-1e6, 1e6, width=32)),
+    st.sampled_from([None, True, False]),
+    st.sampled_from([None, "", "A 1", 'b"[', "ä\\n", "null"]),
+    st.one_of(st.none(), st.integers(-(2**62), 2**62)),
+)
+
+
+def mapping(event):
+    """An event as an application has it."""
+    return dict(zip(SCHEMA.names, event, strict=True))
+
+
+def windows(wh, events, entity=("origin", "carrier")):
+    """The definition, and a table with the events of the batch."""
+    wh._connection.register("batch_rows", pa.Table.from_pylist([mapping(event) for event in events], SCHEMA))
+    wh._connection.execute("CREATE OR REPLACE TEMP TABLE batch_events AS FROM batch_rows")
+    return Windowed("windows", entity, "known_at", "event", "FROM temp.main.batch_events", WINDOWS)
+
+
+def batch_rows(wh, definition):
+    """The latest row of each entity as the view's query has it."""
+    by = f"PARTITION BY {', '.join(definition.entity)}" if definition.entity else ""
+    query = f"SELECT * REPLACE (epoch_us(known_at) AS known_at) FROM ({definition.view.query}) QUALIFY known_at = max(known_at) OVER ({by})"
+    keys = len(definition.entity)
+    return {line[:keys]: line[keys:] for line in wh.sql(query).fetchall()}
+
+
+def alike(one, other):
+    """Whether two values are the same, numbers but for their last digits."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-3 if max(abs(one), abs(other)) > 1e3 else 1e-6)
+    return type(one) is type(other) and one == other
+
+
+def check_same(folded, batch):
+    """Compare rows that were folded with those of the batch."""
+    assert folded.keys() == batch.keys()
+    for entity, row in folded.items():
+        known_at, *values = batch[entity]
+        assert round((row.known_at - datetime(1970, 1, 1, tzinfo=timezone.utc)) / timedelta(microseconds=1)) == known_at
+        differ = {name: (mine, theirs) for (name, mine), theirs in zip(row.features.items(), values, strict=True) if not alike(mine, theirs)}
+        assert not differ
+
+
+def fold_all(wh, definition, batches):
+    """Fold one batch after the other, keeping nothing in between but what a store would keep."""
+    rows, became = {}, []
+    for batch in batches:
+        known = dict(rows)
+        done, new = fold(wh, definition, batch, lambda entities, known=known: [known[entity].kept for entity in entities if entity in known])
+        rows |= new
+        became.append(done)
+    return rows, became
+
+
+def cut(events, places):
+    """The events in pieces."""
+    ends = [0, *sorted(min(place, len(events)) for place in places), len(events)]
+    return [events[begin:end] for begin, end in pairwise(ends)]
+
+
+@soak
+@settings(max_examples=1500 if SOAK else 12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    events=st.lists(EVENT, max_size=16),
+    again=st.lists(st.integers(0, 15), max_size=6),
+    places=st.lists(st.integers(0, 20), max_size=5),
+    entity=st.sampled_from([("origin", "carrier"), ("carrier",), ()]),
+)
+def test_events_fold_into_what_the_batch_computes(wh, events, again, places, entity):
+    events = events + [events[place] for place in again if place < len(events)]
+    definition = windows(wh, events, entity)
+    rows, became = fold_all(wh, definition, cut([mapping(event) for event in events], places))
+    check_same(rows, batch_rows(wh, definition))
+    assert sum(done.events for done in became) == len(events)
+    whole, (once,) = fold_all(wh, definition, ["FROM temp.main.batch_events"])
+    assert {entity: row.kept for entity, row in whole.items()} == {entity: row.kept for entity, row in rows.items()}
+    counts = ("in_order", "late", "outside")
+    assert [sum(getattr(done, name) for done in became) for name in counts] == [getattr(once, name) for name in counts]
