@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from ..data.catalog import identifier, is_table_name
+from ..data.catalog import identifier
 from ..data.inspection import table_versions
 from ..data.queries import what_is_read
 from ..data.staging import Staged
-from ..errors import BadSpine, StaleFeatures, UnknownFeature, UnknownTrainingSet
+from ..errors import StaleFeatures, UnknownTrainingSet
 from .materialize import held_version
-from .point_in_time import check_spine, feature_columns, point_in_time_query
+from .questions import JOINED, Question, forget, spine_query, stage_answer, stage_spine, wanted_features
 from .store import FeatureStore, has_table, keep_lines
 from .view import FeatureView
 from ..logs import current_run, current_user
@@ -63,33 +63,8 @@ class TrainingSet:
     def _repr_html_(self) -> str:
         return f"<p><b>{self!r}</b></p>" + self.to_frame().to_html(border=0, index=False)
 
-# %% ../../nbs/library/features/06_training_set.ipynb #aaa6706e
-_Wanted = dict[str, set[str] | None]  # view -> its features that are wanted; None: all
-
-
-def _wanted(store: FeatureStore, features: Sequence[str | FeatureView]) -> tuple[list[FeatureView], _Wanted]:
-    """The views, in the order of asking. Raises `UnknownFeature`."""
-    store.register(*(one for one in features if isinstance(one, FeatureView)))
-    wanted: _Wanted = {}
-    for one in features:
-        name, _, feature = (one.name if isinstance(one, FeatureView) else one).partition(":")
-        known = [*feature_columns(store.wh, view, view.table), *(["age"] if view.age else [])] if (view := store.view(name)) and feature else []
-        if feature and feature not in known:
-            raise UnknownFeature(f"{name}:{feature}", [f"{name}:{each}" for each in known])
-        before = wanted.get(name, set())
-        wanted[name] = None if not feature or before is None else before | {feature}
-    return [store.view(name) for name in wanted], wanted
-
-
-def _spine_query(store: FeatureStore, spine: Any) -> str:
-    """SQL of the rows that ask."""
-    if isinstance(spine, str):
-        return f"FROM {spine}" if is_table_name(spine) else spine
-    store.wh._connection.register("spine_rows", spine)
-    return "FROM spine_rows"
-
 # %% ../../nbs/library/features/06_training_set.ipynb #86bd2cca
-_SPINE, _JOINED, _FINISHED = "temp.main.spine_asking", "temp.main.joined_rows", "temp.main.training_rows"
+_FINISHED = "temp.main.training_rows"
 
 
 def training_set(
@@ -105,27 +80,17 @@ def training_set(
 
     Raises `UnknownFeature`, `UnknownTable` for a view that is not materialised, `StaleFeatures` for one that is in another version, `BadSpine`, and `NaiveTime`; the warehouse is then as it was.
     """
-    views, wanted = _wanted(store, features)
-    only = {name: names for name, names in wanted.items() if names is not None}
-    run = store.wh._connection.execute
+    views, only = wanted_features(store, features)
+    question = Question(spine, views, only, at, label, finish=finish)
     try:
         _check_held(store, views)
-        columns = check_spine(store.wh, _spine_query(store, spine), views, at)
-        if label and label not in columns:
-            raise BadSpine([label], columns)
-        run(f"CREATE OR REPLACE TEMP TABLE {_SPINE} AS {_spine_query(store, spine)}")
-        joined = point_in_time_query(store.wh, f"FROM {_SPINE}", views, at, only=only, stamped=True)
-        run(f"CREATE OR REPLACE TEMP TABLE {_JOINED} AS {joined} ORDER BY {', '.join(map(identifier, _order(columns, views, at)))}")
-        stamps = ", ".join(identifier(f"{view.name}__known_at") for view in views)
-        plain = f"SELECT * EXCLUDE ({stamps}) FROM {_JOINED}" if views else f"FROM {_JOINED}"
+        columns = stage_spine(store, question)
+        stage_answer(store, question, columns, _FINISHED)
         versions = {view.name: view.version for view in views}
         made = TrainingSet(table, 0, (), at, label, "", versions, _sources(store, spine, views), _answers(store, views, at))
-        return _publish(store, made, finish(plain))
+        return _publish(store, made)
     finally:
-        for name in (_SPINE, _JOINED, _FINISHED):
-            run(f"DROP TABLE IF EXISTS {name}")
-        if not isinstance(spine, str):
-            store.wh._connection.unregister("spine_rows")
+        forget(store, _FINISHED)
 
 
 def _check_held(store: FeatureStore, views: Sequence[FeatureView]) -> None:
@@ -137,24 +102,18 @@ def _check_held(store: FeatureStore, views: Sequence[FeatureView]) -> None:
 
 def _sources(store: FeatureStore, spine: Any, views: Sequence[FeatureView]) -> dict[str, int]:
     """The tables that are read, and the snapshots that last changed them."""
-    asked = what_is_read(store.wh._connection, _spine_query(store, spine)).tables
+    asked = what_is_read(store.wh._connection, spine_query(store, spine)).tables if isinstance(spine, str) else set()
     versions = table_versions(store.wh._connection)
     return {table: versions[table] for table in sorted({*asked, *(view.table for view in views)})}
 
 # %% ../../nbs/library/features/06_training_set.ipynb #2781c9f1
-def _order(columns: Sequence[str], views: Sequence[FeatureView], at: str) -> list[str]:
-    """What a training set is sorted by: the entities, the instant, and the rest of the spine."""
-    entities = [key for view in views for key in view.entity]
-    return list(dict.fromkeys([*entities, at, *columns]))
-
-
 def _answers(store: FeatureStore, views: Sequence[FeatureView], at: str) -> dict[str, Answers]:
     asked, counts = identifier(at), ["count(*)"]
     for view in views:
         known = identifier(f"{view.name}__known_at")
         alive = f"epoch_us({asked}) - epoch_us({known}) <= {round(view.ttl.total_seconds() * 1e6)}"
         counts += [f"count(*) FILTER ({alive})", f"count({known})"]
-    rows, *found = store.wh._connection.execute(f"SELECT {', '.join(counts)} FROM {_JOINED}").fetchall()[0]
+    rows, *found = store.wh._connection.execute(f"SELECT {', '.join(counts)} FROM {JOINED}").fetchall()[0]
     pairs = zip(found[::2], found[1::2], strict=True)
     return {view.name: Answers(answered, known - answered, rows - known) for view, (answered, known) in zip(views, pairs, strict=True)}
 
@@ -172,10 +131,9 @@ def digest_of(store: FeatureStore, rows: str) -> str:  # of a table or a query i
     return f"{count}-{total or 0:x}-{mix or 0:x}"
 
 
-def _publish(store: FeatureStore, made: TrainingSet, query: str) -> TrainingSet:
+def _publish(store: FeatureStore, made: TrainingSet) -> TrainingSet:
     """Publish the finished rows and write down what went into them."""
     run = store.wh._connection.execute
-    run(f"CREATE OR REPLACE TEMP TABLE {_FINISHED} AS {query}")
     columns = tuple(name for name, *_ in run(f"DESCRIBE {_FINISHED}").fetchall())
     rows = run(f"SELECT count(*) FROM {_FINISHED}").fetchall()[0][0]
     made = replace(made, rows=rows, columns=columns, digest=digest_of(store, _FINISHED))
