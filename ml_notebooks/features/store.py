@@ -26,13 +26,18 @@ _FIELDS = "view VARCHAR, version VARCHAR, registered_at TIMESTAMPTZ, registered_
 def keep_lines(
     wh: Warehouse,
     book: str,
-    columns: str,  # and their types, for the first time
+    columns: str,  # and their types; those that an older book lacks are added
     lines: list[tuple[Any, ...]],
 ) -> None:
     """Add lines to a book of the store; no step has to announce it."""
     if lines:
-        wh._connection.execute(f"CREATE TABLE IF NOT EXISTS lake.{book} ({columns})")
-        wh._connection.executemany(f"INSERT INTO lake.{book} VALUES ({', '.join('?' * len(lines[0]))})", lines)
+        run, said = wh._connection.execute, [column.split(" ", 1) for column in columns.split(", ")]
+        run(f"CREATE TABLE IF NOT EXISTS lake.{book} ({columns})")
+        held = {name for name, *_ in run(f"DESCRIBE lake.{book}").fetchall()}
+        for name, kind in said:
+            if name not in held:
+                run(f"ALTER TABLE lake.{book} ADD COLUMN {name} {kind}")
+        wh._connection.executemany(f"INSERT INTO lake.{book} ({', '.join(name for name, _ in said)}) VALUES ({', '.join('?' * len(said))})", lines)
 
 
 def has_table(wh: Warehouse, table: str) -> bool:
