@@ -2375,6 +2375,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'ml_notebooks/features/panel.py'),
                                              'ml_notebooks.features.panel._aggregate': ( 'library/features/panel.html#_aggregate',
                                                                                          'ml_notebooks/features/panel.py'),
+                                             'ml_notebooks.features.panel._search': ( 'library/features/panel.html#_search',
+                                                                                      'ml_notebooks/features/panel.py'),
                                              'ml_notebooks.features.panel.remember': ( 'library/features/panel.html#remember',
                                                                                        'ml_notebooks/features/panel.py')},
             'ml_notebooks.features.point_in_time': { 'ml_notebooks.features.point_in_time._select': ( 'library/features/point_in_time.html#_select',
