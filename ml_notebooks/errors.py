@@ -13,7 +13,7 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'nearest_or_all', 'DidNotFail', '
            'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UnusableKey', 'UntrustedModel', 'UnknownCheck',
            'UnknownContract', 'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn',
            'BadView', 'BadOnDemand', 'UnknownFeature', 'BadSpine', 'BadIncrement', 'UnknownTrainingSet',
-           'StaleFeatures', 'BadTransform', 'NotServable', 'BadEntity', 'MissingEntity', 'NotPushed',
+           'StaleFeatures', 'BadTransform', 'NotCertified', 'NotServable', 'BadEntity', 'MissingEntity', 'NotPushed',
            'OnlineUnavailable', 'BadRecipe', 'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook',
            'BadParametersCell', 'NoParametersCell', 'UnknownParameter', 'BadParameter', 'NotRecordable',
            'BadRecordName', 'GateFailed', 'UndeclaredWrite', 'StepFailed', 'KernelDied', 'UnknownStep',
@@ -668,6 +668,14 @@ class BadTransform(MLNotebooksError, ValueError):
     def __init__(self, transformer: object, found: str, do: str):
         name = transformer if isinstance(transformer, str) else type(transformer).__name__
         super().__init__(f"`{name}` cannot work with what it was given.", found, do)
+
+
+class NotCertified(MLNotebooksError, ValueError):
+    """A training set has no certificate that it knows nothing of the future."""
+
+    def __init__(self, table: str, found: str):
+        do = "Make it again with `known`, and take out what looks ahead; or say why it may be used nevertheless, `uncertified='because …'`."
+        super().__init__(f"`{table}` is not certified to know nothing of the future.", found, do)
 
 # %% ../nbs/library/01_errors.ipynb #3b2f2ef9
 class NotServable(MLNotebooksError, TypeError):
