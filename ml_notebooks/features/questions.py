@@ -12,6 +12,7 @@ from typing import Any
 
 from ..data.catalog import identifier, is_table_name
 from ..errors import BadSpine, UnknownFeature
+from .on_demand import BESIDE, OnDemand, with_on_demand
 from .point_in_time import check_spine, feature_columns, point_in_time_query
 from .store import FeatureStore
 from .view import FeatureView
@@ -29,6 +30,7 @@ class Question:
     label_known: str = ""  # the spine's column with the instant at which the label became known; none: ''
     key: tuple[str, ...] = ()  # the columns that tell the spine's rows apart
     finish: Callable[[str], str] = lambda joined: joined  # SQL of the joined rows -> SQL of the answer
+    on_demand: tuple[OnDemand, ...] = ()  # computed from the joined rows, in this order; `finish` sees them
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -84,18 +86,19 @@ def stage_answer(
     columns: Sequence[str],  # of the spine
     into: str,  # a temporary table
 ) -> None:
-    """Answer the rows of `SPINE`: joined in `JOINED`, finished in a table."""
+    """Answer the rows of `SPINE`: joined in `JOINED`, finished in a table. Raises `BadOnDemand` and `NaiveTime`."""
     run, views = store.wh._connection.execute, question.views
     entities = [key for view in views for key in view.entity]
     order = ", ".join(map(identifier, dict.fromkeys([*entities, question.at, *columns])))
     joined = point_in_time_query(store.wh, f"FROM {SPINE}", views, question.at, only=question.only, stamped=True)
     run(f"CREATE OR REPLACE TEMP TABLE {JOINED} AS {joined} ORDER BY {order}")
     stamps = ", ".join(identifier(f"{view.name}__known_at") for view in views)
-    plain = f"SELECT * EXCLUDE ({stamps}) FROM {JOINED}" if views else f"FROM {JOINED}"
+    rows = with_on_demand(store.wh, JOINED, question.on_demand)
+    plain = f"SELECT * EXCLUDE ({stamps}) FROM ({rows})" if views else rows
     run(f"CREATE OR REPLACE TEMP TABLE {into} AS {question.finish(plain)}")
 
 # %% ../../nbs/library/features/06_questions.ipynb #79c9606b
 def forget(store: FeatureStore, *tables: str) -> None:
     """Drop temporary tables."""
-    for table in (SPINE, JOINED, *tables):
+    for table in (SPINE, JOINED, BESIDE, *tables):
         store.wh._connection.execute(f"DROP TABLE IF EXISTS {table}")
