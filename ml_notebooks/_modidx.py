@@ -3820,6 +3820,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'ml_notebooks/settings.py'),
                                        'ml_notebooks.settings.LogSettings': ( 'library/settings.html#logsettings',
                                                                               'ml_notebooks/settings.py'),
+                                       'ml_notebooks.settings.OnlineSettings': ( 'library/settings.html#onlinesettings',
+                                                                                 'ml_notebooks/settings.py'),
                                        'ml_notebooks.settings.PrivacySettings': ( 'library/settings.html#privacysettings',
                                                                                   'ml_notebooks/settings.py'),
                                        'ml_notebooks.settings.RunSettings': ( 'library/settings.html#runsettings',
