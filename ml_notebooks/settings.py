@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Layer', 'RESERVED', 'CREDENTIAL', 'Section', 'WorkspaceSettings', 'WarehouseSettings', 'TrackingSettings',
            'RunSettings', 'KernelSettings', 'LogSettings', 'DashboardSettings', 'UpkeepSettings', 'PrivacySettings',
-           'SourceSettings', 'Settings', 'section_models', 'chosen_profile', 'load_settings', 'secret_values']
+           'OnlineSettings', 'SourceSettings', 'Settings', 'section_models', 'chosen_profile', 'load_settings',
+           'secret_values']
 
 # %% ../nbs/library/02_settings.ipynb #942178c2
 import os
@@ -135,6 +136,19 @@ class PrivacySettings(Section):
     audit: Path = Field(Path("data/audit.jsonl"), description="the record of who published, read personal data and erased")
     key: SecretStr | None = Field(None, min_length=16, description="of keyed hashes and of the audit's chain, at least 16 characters")
 
+
+class OnlineSettings(Section):
+    """[online]: where features are served from."""
+
+    store: str = Field(
+        "data/online",
+        pattern=r"^(rediss?://|[^:/]*/|[^:]*$)",
+        examples=["data/online", "redis://cache.example:6379/0"],
+        description="a folder, or the address of a Redis",
+    )
+    password: SecretStr | None = Field(None, description="of the Redis")
+    requests: Path | None = Field(None, description="a folder that keeps what was asked and answered; without it, nothing is kept")
+
 # %% ../nbs/library/02_settings.ipynb #a546b769
 class SourceSettings(Section):
     """[sources]: what opens the doors of other systems."""
@@ -158,6 +172,7 @@ class Settings(BaseSettings):
     dashboard: DashboardSettings = DashboardSettings()
     upkeep: UpkeepSettings = UpkeepSettings()
     privacy: PrivacySettings = PrivacySettings()
+    online: OnlineSettings = OnlineSettings()
     sources: SourceSettings = SourceSettings()
 
     @classmethod
@@ -268,7 +283,7 @@ def _refuse_secrets(place: str, named: str, section: str, key: str, value: str) 
     if _is_secret(section, key):
         variable, found = f"MLNB_{section}__{key}".upper(), "a secret"
     elif known and _passwords_in(value):
-        inside = "password" if (section, key) == ("warehouse", "catalog") else key
+        inside = "password" if (section, key) in {("warehouse", "catalog"), ("online", "store")} else key
         variable, found = f"MLNB_{section}__{inside}".upper(), "a password"
     else:
         return
