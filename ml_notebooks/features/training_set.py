@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from ..data.catalog import identifier
+from ..data.catalog import as_names, identifier
 from ..data.inspection import table_versions
 from ..data.queries import what_is_read
 from ..data.staging import Staged
 from ..errors import StaleFeatures, UnknownTrainingSet
+from .certificate import Certificate, certify, keep_certificate, newer_rows, usual_cuts
 from .materialize import held_version
+from .on_demand import OnDemand, keep_on_demand
 from .questions import JOINED, Question, forget, spine_query, stage_answer, stage_spine, wanted_features
 from .store import FeatureStore, has_table, keep_lines
 from .view import FeatureView
@@ -49,6 +51,8 @@ class TrainingSet:
     views: Mapping[str, str]  # view -> version
     tables: Mapping[str, int]  # table that was read -> the snapshot that last changed it
     answers: Mapping[str, Answers] = field(default_factory=dict)  # view -> how many questions it answered
+    certificate: Certificate | None = None  # what was found when it was searched for the future; None: it was not
+    on_demand: Mapping[str, str] = field(default_factory=dict)  # on-demand features -> version
 
     def __repr__(self) -> str:
         return f"TrainingSet({self.table}: {self.rows:,} rows, {len(self.columns)} columns, {len(self.views)} views, {self.digest})"
@@ -61,7 +65,8 @@ class TrainingSet:
         return pd.DataFrame(lines, columns=["view", "version", "answered", "too_old", "unknown"])
 
     def _repr_html_(self) -> str:
-        return f"<p><b>{self!r}</b></p>" + self.to_frame().to_html(border=0, index=False)
+        paper = self.certificate._repr_html_() if self.certificate else "<p>Not searched for the future: it has no certificate.</p>"
+        return f"<p><b>{self!r}</b></p>{self.to_frame().to_html(border=0, index=False)}{paper}"
 
 # %% ../../nbs/library/features/06_training_set.ipynb #86bd2cca
 _FINISHED = "temp.main.training_rows"
@@ -71,28 +76,39 @@ def training_set(
     store: FeatureStore,
     table: str,  # where to publish it: `features.flights`
     spine: Any,  # who asks and when: a table's name, a query or a frame
-    features: Sequence[str | FeatureView],  # `view`, `view:feature`, or views
+    features: Sequence[str | FeatureView | OnDemand],  # `view`, `view:feature`, views, or on-demand features, which are computed in this order
     at: str = "asked_at",  # the spine's column with the instant of asking, TIMESTAMPTZ
     label: str = "",  # the spine's column that is to be predicted
     finish: Callable[[str], str] = lambda joined: joined,  # SQL of the joined rows -> SQL of the training set
+    known: Mapping[str, str] | None = None,  # table -> its column with the instant at which a row became known; None: no certificate is issued
+    cuts: Sequence[datetime] | None = None,  # instants after which the certificate's worlds differ; default two, see *Certificate*
+    key: str | Sequence[str] = (),  # the spine's columns that tell its rows apart; default all but the label
+    label_known: str = "",  # the spine's column with the instant at which the label became known
 ) -> TrainingSet:
-    """Join what was known, publish it, and write down what went into it.
+    """Join what was known, publish it, and write down what went into it, with a certificate where `known` is given.
 
-    Raises `UnknownFeature`, `UnknownTable` for a view that is not materialised, `StaleFeatures` for one that is in another version, `BadSpine`, and `NaiveTime`; the warehouse is then as it was.
+    Raises `UnknownFeature`, `UnknownTable` for a view that is not materialised, `StaleFeatures` for one that is in another version, `BadSpine`, `BadOnDemand`, and `NaiveTime`; the warehouse is then
+    as it was. A certificate that does not hold is issued too; `train` refuses it.
     """
-    views, only = wanted_features(store, features)
-    question = Question(spine, views, only, at, label, finish=finish)
+    on_demand = tuple(one for one in features if isinstance(one, OnDemand))
+    views, only = wanted_features(store, [one for one in features if not isinstance(one, OnDemand)])
+    question = Question(spine, views, only, at, label, label_known, as_names(key), finish, on_demand)
     try:
         _check_held(store, views)
         columns = stage_spine(store, question)
         stage_answer(store, question, columns, _FINISHED)
-        versions = {view.name: view.version for view in views}
-        made = TrainingSet(table, 0, (), at, label, "", versions, _sources(store, spine, views), _answers(store, views, at))
+        keep_on_demand(store, *on_demand)
+        versions, computed = ({one.name: one.version for one in those} for those in (views, on_demand))
+        made = TrainingSet(table, 0, (), at, label, "", versions, _sources(store, spine, views), _answers(store, views, at), on_demand=computed)
+        made = _described(store, made)
+        if known is not None:
+            newer, when = newer_rows(store, question), usual_cuts(store, question) if cuts is None else cuts
+            made = replace(made, certificate=certify(store, question, table, made.digest, _FINISHED, known, newer, when))
         return _publish(store, made)
     finally:
         forget(store, _FINISHED)
 
-
+# %% ../../nbs/library/features/06_training_set.ipynb #c5d20a77
 def _check_held(store: FeatureStore, views: Sequence[FeatureView]) -> None:
     for view in views:
         store.wh.table(view.table)
@@ -120,7 +136,7 @@ def _answers(store: FeatureStore, views: Sequence[FeatureView], at: str) -> dict
 # %% ../../nbs/library/features/06_training_set.ipynb #fa93527c
 TRAINING_SETS = "ops.training_sets"
 _FIELDS = (
-    "training_set VARCHAR, digest VARCHAR, rows BIGINT, columns VARCHAR[], asked_at VARCHAR, label VARCHAR, views JSON, tables JSON, answers JSON, "
+    "training_set VARCHAR, digest VARCHAR, rows BIGINT, columns VARCHAR[], asked_at VARCHAR, label VARCHAR, views JSON, tables JSON, answers JSON, on_demand JSON, "
     "made_at TIMESTAMPTZ, made_by VARCHAR, run VARCHAR"
 )
 
@@ -131,27 +147,33 @@ def digest_of(store: FeatureStore, rows: str) -> str:  # of a table or a query i
     return f"{count}-{total or 0:x}-{mix or 0:x}"
 
 
-def _publish(store: FeatureStore, made: TrainingSet) -> TrainingSet:
-    """Publish the finished rows and write down what went into them."""
+def _described(store: FeatureStore, made: TrainingSet) -> TrainingSet:
+    """A training set with what its finished rows say of it."""
     run = store.wh._connection.execute
     columns = tuple(name for name, *_ in run(f"DESCRIBE {_FINISHED}").fetchall())
     rows = run(f"SELECT count(*) FROM {_FINISHED}").fetchall()[0][0]
-    made = replace(made, rows=rows, columns=columns, digest=digest_of(store, _FINISHED))
-    said = [json.dumps(each) for each in (made.views, made.tables, {view: vars(counts) for view, counts in made.answers.items()})]
+    return replace(made, rows=rows, columns=columns, digest=digest_of(store, _FINISHED))
+
+
+def _publish(store: FeatureStore, made: TrainingSet) -> TrainingSet:
+    """Publish the finished rows and write down what went into them."""
+    said = [json.dumps(each) for each in (made.views, made.tables, {view: vars(counts) for view, counts in made.answers.items()}, made.on_demand)]
     with store.wh.transaction(f"training set {made.table}"):
         store.wh.publish(made.table, Staged(_FINISHED))
-        line = (made.table, made.digest, rows, list(columns), made.at, made.label, *said, datetime.now(timezone.utc), current_user(), current_run().get("run", ""))
+        line = (made.table, made.digest, made.rows, list(made.columns), made.at, made.label, *said, datetime.now(timezone.utc), current_user(), current_run().get("run", ""))
         keep_lines(store.wh, TRAINING_SETS, _FIELDS, [line])
+        if made.certificate:
+            keep_certificate(store, made.certificate, made.views, made.tables)
     return made
 
 
 def find_training_set(store: FeatureStore, table: str) -> TrainingSet:
     """The training set that a table was last made as. Raises `UnknownTrainingSet`."""
-    fields = "digest, rows, columns, asked_at, label, views, tables, answers"
-    lines = store.wh.sql(f"SELECT training_set, {fields} FROM {TRAINING_SETS} ORDER BY made_at").fetchall() if has_table(store.wh, TRAINING_SETS) else []
+    fields = "digest, rows, columns, asked_at, label, views, tables, answers, on_demand"
+    lines = store.wh.sql(f"SELECT training_set, {fields} FROM {TRAINING_SETS} ORDER BY rowid").fetchall() if has_table(store.wh, TRAINING_SETS) else []
     found = {line[0]: line[1:] for line in lines}
     if table not in found:
         raise UnknownTrainingSet(table, found)
-    digest, rows, columns, at, label, views, tables, answers = found[table]
+    digest, rows, columns, at, label, views, tables, answers, computed = found[table]
     counted = {view: Answers(**counts) for view, counts in json.loads(answers).items()}
-    return TrainingSet(table, rows, tuple(columns), at, label, digest, json.loads(views), json.loads(tables), counted)
+    return TrainingSet(table, rows, tuple(columns), at, label, digest, json.loads(views), json.loads(tables), counted, on_demand=json.loads(computed or "{}"))
