@@ -5,22 +5,21 @@
 # %% auto #0
 __all__ = ['Entity', 'Windowed', 'latest_query', 'text_of', 'Folded', 'Latest', 'fold', 'kept_layout', 'ingest_events']
 
-# %% ../../nbs/library/features/18_events.ipynb #e5e1d5e5
+# %% ../../nbs/library/features/18_events.ipynb #67c94ed0
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from ..data.catalog import as_names, identifier, is_table_name, quote
 from ..data.warehouse import Warehouse
-from ..errors import BadView, NaiveTime, StaleFeatures
-from .materialize import held_version
-from .online_rows import Layout, instant_of, layout_of, microseconds
+from ..errors import BadView, NaiveTime
+from .online_rows import Layout, instant_of, microseconds
 from .online_store import OnlineStore
+from .push import Held, held_online, not_pushed
 from .rolling import rolling_query
-from .store import FeatureStore
 from .view import FeatureView
 
 if TYPE_CHECKING:
@@ -281,35 +280,41 @@ def fold(
             wh._connection.execute(f"DROP TABLE IF EXISTS {table}")
     return Folded(windows.name, windows.view.version, **fates, ahead=ahead, refused=refused, rows=len(rows), seconds=time.monotonic() - began), rows
 
-# %% ../../nbs/library/features/18_events.ipynb #67815584
+# %% ../../nbs/library/features/18_events.ipynb #ab01de14
 def kept_layout(rows: Layout) -> Layout:
     """What the events look like that are kept beside the rows of a view."""
     return replace(rows, view=f"{rows.view}__events", features={"kept": "VARCHAR"}, age=False)
 
 
+def _layouts(online: OnlineStore, view: FeatureView) -> tuple[Layout, Layout]:
+    """What the rows of a view look like online, and what is kept beside them. Raises `NotPushed`."""
+    held = held_online(online, view.name)
+    rows = [one.layout for one in held if one.layout.version == view.version and one.pushed_at]
+    if not rows:
+        raise not_pushed(view.name, view.version, held)
+    kept = kept_layout(rows[-1])
+    if all(one.layout != kept for one in held_online(online, kept.view)):
+        online.note(kept.place, json.dumps(asdict(Held(kept, datetime.now(timezone.utc).isoformat(timespec="milliseconds")))))
+    return rows[-1], kept
+
+
 def ingest_events(
-    store: FeatureStore,
+    wh: Warehouse,  # whose engine computes, and whose table of the events has their types; nothing of it is changed
     online: OnlineStore,
-    windows: Windowed,
+    windows: Windowed,  # its view was pushed
     events: Any,  # mappings, a frame, or a table or query of the warehouse
     now: datetime | None = None,  # what is later has not come; default the clock
 ) -> Folded:
     """Fold events into the rows that are served, and say what became of each; given again, they change nothing.
 
-    Raises `StaleFeatures` for a view that is not materialised in this version, `BadView`, `NaiveTime`, and the online store's errors; nothing is then changed.
+    Raises `NotPushed`, `BadView`, `NaiveTime`, and the online store's errors; nothing is then changed.
     """
-    if (held := held_version(store, windows.view)) != windows.view.version:
-        raise StaleFeatures(windows.name, windows.view.version, held)
-    rows = layout_of(store.wh, windows.view)
-    kept = kept_layout(rows)
+    rows, kept = _layouts(online, windows.view)
 
     def read_kept(entities: list[Entity]) -> list[str]:
         return [kept.fields(row)[3] for row in online.read([kept.key(entity) for entity in entities]) if row]
 
-    became, latest = fold(store.wh, windows, events, read_kept, now)
-    if latest:
-        online.note(rows.place, rows.to_json())
-        online.note(kept.place, kept.to_json())
+    became, latest = fold(wh, windows, events, read_kept, now)
     written = [(entity, microseconds(row.known_at), row) for entity, row in latest.items()]
     pairs = [(rows.key(entity), rows.row(at, 0, list(row.features.values()))) for entity, at, row in written]
     online.write(pairs + [(kept.key(entity), kept.row(at, 0, [row.kept])) for entity, at, row in written])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EventStream', 'connected', 'send_events', 'Turn', 'Consumed', 'consume', 'rejected_events']
 
-# %% ../../nbs/library/features/19_streams.ipynb #6a33f53f
+# %% ../../nbs/library/features/19_streams.ipynb #6886370e
 import json
 import os
 import socket
@@ -23,9 +23,8 @@ from ..logs import redact
 
 if TYPE_CHECKING:
     import pandas as pd
-    import redis
 
-# %% ../../nbs/library/features/19_streams.ipynb #93e82b3c
+# %% ../../nbs/library/features/19_streams.ipynb #587d273c
 @dataclass(frozen=True)
 class EventStream:
     """A stream of Redis whose entries are events, and the group of consumers that reads it."""
@@ -47,7 +46,7 @@ class EventStream:
 
 
 @contextmanager
-def connected(stream: EventStream) -> Iterator["redis.Redis"]:
+def connected(stream: EventStream) -> Iterator[Any]:
     """A client of a stream's Redis.
 
     Raises `MissingExtra`, `BadSource` for an address with a password or a key that holds no stream, and `SourceUnavailable`.
@@ -71,7 +70,7 @@ def connected(stream: EventStream) -> Iterator["redis.Redis"]:
 def _said(stream: EventStream, error: Exception) -> str:
     return redact(str(error), [stream.password] if stream.password else [])
 
-# %% ../../nbs/library/features/19_streams.ipynb #7dc569fc
+# %% ../../nbs/library/features/19_streams.ipynb #a3d05df7
 def send_events(
     stream: EventStream,
     events: Iterable[Mapping[str, Any]],
@@ -80,7 +79,7 @@ def send_events(
     with connected(stream) as client:
         pipe = client.pipeline(transaction=False)
         for event in events:
-            pipe.xadd(stream.key, {name: text_of(value) for name, value in event.items() if value is not None})
+            pipe.xadd(stream.key, {name: text for name, value in event.items() if (text := text_of(value)) is not None})
         return [number.decode() for number in pipe.execute()]
 
 # %% ../../nbs/library/features/19_streams.ipynb #be5c24f8
