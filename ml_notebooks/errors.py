@@ -13,12 +13,13 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'nearest_or_all', 'DidNotFail', '
            'OverlappingPeriods', 'WrongExplanation', 'UnknownModel', 'UnusableKey', 'UntrustedModel', 'UnknownCheck',
            'UnknownContract', 'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn',
            'BadView', 'BadOnDemand', 'UnknownFeature', 'BadSpine', 'BadIncrement', 'UnknownTrainingSet',
-           'StaleFeatures', 'BadTransform', 'NotCertified', 'NotServable', 'BadEntity', 'MissingEntity', 'NotPushed',
-           'OnlineUnavailable', 'BadRecipe', 'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook',
-           'BadParametersCell', 'NoParametersCell', 'UnknownParameter', 'BadParameter', 'NotRecordable',
-           'BadRecordName', 'GateFailed', 'UndeclaredWrite', 'StepFailed', 'KernelDied', 'UnknownStep',
-           'NothingToResume', 'PipelineBusy', 'UnsafeFolder', 'UnknownKernel', 'UnknownDashboard', 'DashboardFailed',
-           'PortTaken', 'NothingScheduled', 'SchedulerBusy', 'BadRange', 'BackfillFailed']
+           'StaleFeatures', 'BadTransform', 'UnknownMethod', 'NotCertified', 'NotServable', 'BadEntity',
+           'MissingEntity', 'NotPushed', 'OnlineUnavailable', 'BadRecipe', 'UnknownPipeline', 'BadPipeline',
+           'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
+           'BadParameter', 'NotRecordable', 'BadRecordName', 'GateFailed', 'UndeclaredWrite', 'StepFailed',
+           'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnsafeFolder', 'UnknownKernel',
+           'UnknownDashboard', 'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy', 'BadRange',
+           'BackfillFailed']
 
 # %% ../nbs/library/01_errors.ipynb #ddf6174b
 import re
@@ -668,6 +669,13 @@ class BadTransform(MLNotebooksError, ValueError):
     def __init__(self, transformer: object, found: str, do: str):
         name = transformer if isinstance(transformer, str) else type(transformer).__name__
         super().__init__(f"`{name}` cannot work with what it was given.", found, do)
+
+
+class UnknownMethod(MLNotebooksError, KeyError):
+    """A method of selecting features is not known."""
+
+    def __init__(self, method: str, known: Iterable[str]):
+        super().__init__(f"There is no method `{method}`.", nearest_or_all(method, known, "There is none."), "Ask one of those.")
 
 
 class NotCertified(MLNotebooksError, ValueError):
