@@ -131,7 +131,8 @@ def push(
         layout = layout_of(wh, view)
         if all(one.layout != layout for one in held_online(online, view.name)):
             _note(online, Held(layout))
-        keys, written = set(), 0
+        keys: set[bytes] = set()
+        written = 0
         for rows in _packed(wh, layout, latest_rows(view, layout, at, since)):
             written += online.write(rows, microseconds(until))
             keys.update(key for key, _ in rows)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import islice
+from typing import Any
 
 from ..errors import MissingExtra, OnlineUnavailable, masked
 from .online_store import NEVER, NOTE
@@ -69,7 +70,7 @@ class RedisStore:
 
         self.address, self._name = masked(address), f"{name}:".encode()
         self._failed: tuple[type[Exception], ...] = (redis.RedisError, OSError)
-        self._client = redis.Redis.from_url(address, password=password, socket_timeout=seconds, socket_connect_timeout=seconds)
+        self._client: Any = redis.Redis.from_url(address, password=password, socket_timeout=seconds, socket_connect_timeout=seconds)
         self._write, self._delete = self._client.register_script(_WRITE), self._client.register_script(_DELETE)
 
     @contextmanager
