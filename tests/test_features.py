@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pytest
@@ -75,6 +76,45 @@ def test_the_join_finds_what_a_search_through_all_rows_finds(wh, rows, asks, ttl
     query = point_in_time_query(wh, "FROM temp.main.asking", [view], tables={"v": "temp.main.view_rows"})
     found = dict(wh.sql(f"SELECT number, v_value FROM ({query})").fetchall())
     assert found == {number: answer(rows, ask, keys, ttl, created) for number, ask in enumerate(asks)}
+
+
+def instant_of(local, zone):
+    """The instant that a time without a zone means: of two, as an hour that comes twice has, the later; of one that is left out, as if it were not."""
+    return max(local.replace(tzinfo=ZoneInfo(zone), fold=fold).astimezone(timezone.utc) for fold in (0, 1))
+
+
+CHANGES = {
+    "America/New_York": [datetime(2013, 3, 10, 2), datetime(2013, 11, 3, 1, 30)],
+    "Australia/Lord_Howe": [datetime(2013, 10, 6, 2), datetime(2013, 4, 7, 1, 45)],  # by half an hour
+}
+LOCAL = st.sampled_from(sorted(CHANGES)).flatmap(
+    lambda zone: st.tuples(
+        st.just(zone),
+        st.lists(st.tuples(ENTITY, st.sampled_from(CHANGES[zone]), st.integers(-6, 6), st.one_of(st.none(), st.integers(0, 9))), max_size=12),
+    )
+)
+
+
+@soak
+@settings(max_examples=100 if SOAK else 8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(local=LOCAL, asks=ASKS, ttl=TTLS)
+def test_rows_that_tie_and_times_of_a_clock_that_changes_find_one_answer(wh, local, asks, ttl):
+    zone, given_rows = local
+    naive = [(entity, change + timedelta(minutes=15 * step), value) for entity, change, step, value in given_rows]
+    wh._connection.register("naive_arrow", table_of(naive, tuple(KEYS), ("known_at", 1, pa.timestamp("us")), ("value", 2, pa.int64())))
+    wh.publish("clean.naive", "FROM naive_arrow")
+    view = FeatureView("local", tuple(KEYS), "known_at", "FROM clean.naive", ttl, zone=zone, ties="greatest")
+    materialize(FeatureStore(wh), view)
+    known = {}
+    for entity, time, value in naive:  # the greatest of those that tie; a value is greater than none
+        key = entity, instant_of(time, zone)
+        known[key] = max((one for one in (known.get(key), value) if one is not None), default=None)
+    rows = [(entity, moment, moment, value) for (entity, moment), value in known.items()]
+    asks = [*asks, *((entity, moment + ttl + beside) for entity, moment, *_ in rows[:4] for beside in (timedelta(0), timedelta(microseconds=1)))]
+    asked = table_of([(*ask, number) for number, ask in enumerate(asks)], tuple(KEYS), ("asked_at", 1, INSTANT), ("number", 2, pa.int64()))
+    wh._connection.register("asks_arrow", asked)
+    found = dict(wh.sql(f"SELECT number, local_value FROM ({point_in_time_query(wh, 'FROM asks_arrow', [view])})").fetchall())
+    assert found == {number: answer(rows, ask, tuple(KEYS), ttl, created=False) for number, ask in enumerate(asks)}
 
 
 @soak
