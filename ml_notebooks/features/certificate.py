@@ -67,13 +67,13 @@ class Certificate:
         sources = f"Became known: {', '.join(f'{table}.{column}' for table, column in self.known.items()) or 'nothing is named'}. Taken as always known: {', '.join(self.assumed) or 'nothing'}."
         return f"<p><b>{self!r}</b></p>{f'<ul>{told}</ul>' if told else ''}{self.to_frame().to_html(border=0, index=False)}<p>{sources}</p>"
 
-# %% ../../nbs/library/features/08_certificate.ipynb #1096c873
+# %% ../../nbs/library/features/08_certificate.ipynb #8a4f52a9
 def _problems(paper: Certificate) -> list[str]:
     newer = [f"{count:,} values of `{view}` were not known when they were asked for." for view, count in paper.newer.items() if count]
     if paper.stale:
         newer.append(f"{', '.join(f'`{name}`' for name in paper.stale)} came out otherwise in this very world: materialise the views again.")
     if paper.columns:
-        newer.append(f"{', '.join(f'`{name}`' for name in paper.columns)} changed with the future: they look ahead.")
+        newer.append(f"What looks ahead, because it changed with the future: {', '.join(f'`{name}`' for name in paper.columns)}.")
     if not paper.known:
         newer.append("No source says when its rows became known, so no future could be changed: name them in `known`.")
     elif not any(trial.rows for trial in paper.trials):
@@ -134,15 +134,15 @@ def keep_certificate(
     line = (paper.training_set, paper.digest, paper.holds, said, json.dumps(views), json.dumps(tables), datetime.now(timezone.utc), current_user(), current_run().get("run", ""))
     keep_lines(store.wh, CERTIFICATES, _FIELDS, [line])
 
-# %% ../../nbs/library/features/08_certificate.ipynb #a98f0502
+# %% ../../nbs/library/features/08_certificate.ipynb #4cfd0816
 def find_certificate(
     store: FeatureStore,
     table: str,  # of a training set
     digest: str,  # of the rows that it has now
 ) -> Certificate:
     """The newest certificate of just these rows. Raises `NotCertified`, also when it does not hold."""
-    query = f"SELECT certificate FROM {CERTIFICATES} WHERE training_set = ? AND digest = ? ORDER BY issued_at DESC LIMIT 1"
-    found = store.wh.sql(query, [table, digest]).fetchall() if has_table(store.wh, CERTIFICATES) else []
+    query = f"SELECT certificate FROM lake.{CERTIFICATES} WHERE training_set = ? AND digest = ? ORDER BY issued_at DESC LIMIT 1"
+    found = store.wh._connection.execute(query, [table, digest]).fetchall() if has_table(store.wh, CERTIFICATES) else []
     if not found:
         raise NotCertified(table, "None was issued for the rows that it has now.")
     paper = _read(json.loads(found[0][0]))

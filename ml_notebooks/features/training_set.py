@@ -20,7 +20,15 @@ from ..errors import StaleFeatures, UnknownTrainingSet
 from .certificate import Certificate, certify, keep_certificate, newer_rows, usual_cuts
 from .materialize import held_version
 from .on_demand import OnDemand, keep_on_demand
-from .questions import JOINED, Question, forget, spine_query, stage_answer, stage_spine, wanted_features
+from ml_notebooks.features.questions import (
+    JOINED,
+    Question,
+    forget,
+    spine_query,
+    stage_answer,
+    stage_spine,
+    wanted_features,
+)
 from .store import FeatureStore, has_table, keep_lines
 from .view import FeatureView
 from ..logs import current_run, current_user
@@ -170,7 +178,7 @@ def _publish(store: FeatureStore, made: TrainingSet) -> TrainingSet:
 def find_training_set(store: FeatureStore, table: str) -> TrainingSet:
     """The training set that a table was last made as. Raises `UnknownTrainingSet`."""
     fields = "digest, rows, columns, asked_at, label, views, tables, answers, on_demand"
-    lines = store.wh.sql(f"SELECT training_set, {fields} FROM {TRAINING_SETS} ORDER BY rowid").fetchall() if has_table(store.wh, TRAINING_SETS) else []
+    lines = store.wh._connection.execute(f"SELECT training_set, {fields} FROM lake.{TRAINING_SETS} ORDER BY rowid").fetchall() if has_table(store.wh, TRAINING_SETS) else []
     found = {line[0]: line[1:] for line in lines}
     if table not in found:
         raise UnknownTrainingSet(table, found)
