@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['EventStream', 'connected', 'send_events', 'Turn', 'Consumed', 'consume', 'rejected_events']
 
-# %% ../../nbs/library/features/19_streams.ipynb #6886370e
+# %% ../../nbs/library/features/19_streams.ipynb #f2e34109
 import json
 import os
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -82,14 +83,23 @@ def send_events(
             pipe.xadd(stream.key, {name: text for name, value in event.items() if (text := text_of(value)) is not None})
         return [number.decode() for number in pipe.execute()]
 
-# %% ../../nbs/library/features/19_streams.ipynb #be5c24f8
+# %% ../../nbs/library/features/19_streams.ipynb #2b559c31
 class Turn:
     """The right to take entries, until `turn` seconds after one last said that one is there."""
 
     def __init__(self, stream: EventStream, client: Any):
         self.stream, self.client, self.consumer = stream, client, f"{socket.gethostname()}-{os.getpid()}"
-        self.lock = client.lock(f"{stream.key}:{stream.group}:turn", timeout=stream.turn, blocking_timeout=1)
+        self.lock = client.lock(f"{stream.key}:{stream.group}:turn", timeout=stream.turn, blocking_timeout=1, thread_local=False)
         self.left, self.place = True, b"0-0"  # whether what others left has still to be claimed, and from which entry on
+
+    def keep(self) -> bool:
+        """Begin the time of the turn anew; not where it has run out."""
+        import redis
+
+        try:
+            return bool(self.lock.reacquire())
+        except redis.exceptions.LockError:
+            return False
 
     def take(self, wait: float) -> list[tuple[bytes, Mapping[bytes, bytes]]]:
         """Entries that are pending, else new ones; none when none came for `wait` seconds."""
@@ -111,15 +121,28 @@ def _turn(stream: EventStream, client: Any) -> Iterator[Turn | None]:
 
     with suppress(redis.ResponseError):  # the group is there; a key that holds no stream is told when it is read
         client.xgroup_create(stream.key, stream.group, id="0", mkstream=True)
-    turn = Turn(stream, client)
+    turn, over = Turn(stream, client), threading.Event()
     if not turn.lock.acquire():
         yield None
         return
+    keeper = threading.Thread(target=_keep, args=(turn, over), daemon=True)
+    keeper.start()
     try:
         yield turn
     finally:
+        over.set()
+        keeper.join()
         with suppress(redis.RedisError):
             turn.lock.release()
+
+
+def _keep(turn: Turn, over: threading.Event) -> None:
+    """Keep the turn while a batch is folded, until it is over or lost."""
+    import redis
+
+    with suppress(redis.RedisError):  # then whoever takes next finds it out
+        while not over.wait(turn.stream.turn / 4) and turn.keep():
+            pass
 
 # %% ../../nbs/library/features/19_streams.ipynb #2c23309f
 @dataclass(frozen=True)
@@ -171,7 +194,7 @@ def _settle(stream: EventStream, client: Any, entries: list[tuple[bytes, Mapping
     pipe.execute()
     return Counter({name.replace(" ", "_"): count for name, count in folded.to_frame().itertuples(index=False)} | {"refused": len(refused), "ahead": len(ahead)})
 
-# %% ../../nbs/library/features/19_streams.ipynb #f66f455e
+# %% ../../nbs/library/features/19_streams.ipynb #af4a1edd
 def consume(
     stream: EventStream,
     fold: Callable[[list[dict[str, str]]], Folded],  # stores what the events change, and says what became of each
@@ -188,7 +211,7 @@ def consume(
             with closing(_batches(stream, fold, 1.0 if rest is None else min(1.0, rest))) as batches:
                 for taken, fates in batches:
                     answered, pause = time.monotonic(), 0.05
-                    came, entries, became = answered if taken else came, entries + taken, became + fates
+                    came, entries, became = answered if taken > fates["ahead"] else came, entries + taken, became + fates
                     if rest is not None and answered - came >= rest:
                         break
         except ConnectionError:
@@ -205,8 +228,9 @@ def _batches(stream: EventStream, fold: Callable[[list[dict[str, str]]], Folded]
         if not turn:
             yield 0, Counter()
         while turn:
-            taken = turn.take(wait)
-            turn.lock.reacquire()
+            taken = turn.take(min(wait, stream.turn / 4))
+            if not turn.keep():
+                return  # what was taken is pending, and claimed by whoever has the turn next
             yield len(taken), _settle(stream, client, taken, fold) if taken else Counter()
 
 # %% ../../nbs/library/features/19_streams.ipynb #295a4439
