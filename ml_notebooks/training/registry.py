@@ -211,6 +211,7 @@ def register(
 
 # %% ../../nbs/library/training/04_registry.ipynb #04dcbfb6
 ALLOWED_TYPES = (
+    "ml_notebooks.features.selector.FeatureSelector",
     "sklearn._loss.link.LogitLink",
     "sklearn._loss.link.Interval",
     "sklearn._loss.loss.HalfBinomialLoss",
