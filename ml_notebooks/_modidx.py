@@ -2385,6 +2385,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'ml_notebooks/features/on_demand.py'),
                                                  'ml_notebooks.features.on_demand._check': ( 'library/features/on_demand.html#_check',
                                                                                              'ml_notebooks/features/on_demand.py'),
+                                                 'ml_notebooks.features.on_demand._check_there': ( 'library/features/on_demand.html#_check_there',
+                                                                                                   'ml_notebooks/features/on_demand.py'),
                                                  'ml_notebooks.features.on_demand._check_type': ( 'library/features/on_demand.html#_check_type',
                                                                                                   'ml_notebooks/features/on_demand.py'),
                                                  'ml_notebooks.features.on_demand._definition': ( 'library/features/on_demand.html#_definition',
