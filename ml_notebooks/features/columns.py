@@ -100,7 +100,7 @@ def instants(transformer: object, column: pd.Series) -> np.ndarray:  # int64, mi
         raise BadTransform(transformer, f"The column `{column.name}` holds numbers too large for seconds since 1970.", "Divide milliseconds by 1,000, or give instants with a time zone.")
     return np.where(np.isnan(seconds), MISSING, np.rint(np.nan_to_num(seconds) * 1e6).astype(np.int64))
 
-# %% ../../nbs/library/features/21_columns.ipynb #3af6230d
+# %% ../../nbs/library/features/21_columns.ipynb #76eb0165
 def local_times(
     transformer: object,
     column: pd.Series,
@@ -112,10 +112,11 @@ def local_times(
 
 def known_zone(transformer: object, zone: str) -> ZoneInfo:
     """A time zone by its name. Raises `BadTransform` when there is none."""
-    zones = available_timezones()
-    if zone not in zones:
-        raise BadTransform(transformer, f"There is no time zone `{zone}`. {did_you_mean(str(zone), zones)}".strip(), "Give a name such as `America/New_York`.")
-    return ZoneInfo(zone)
+    try:
+        return ZoneInfo(zone)
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        nearest = did_you_mean(str(zone), available_timezones())
+        raise BadTransform(transformer, f"There is no time zone `{zone}`. {nearest}".strip(), "Give a name such as `America/New_York`.") from error
 
 # %% ../../nbs/library/features/21_columns.ipynb #1b661d86
 _NOBODY = np.uint64(0)  # what stands for a missing value
