@@ -211,9 +211,19 @@ def register(
 
 # %% ../../nbs/library/training/04_registry.ipynb #04dcbfb6
 ALLOWED_TYPES = (
+    "ml_notebooks.features.calendar.CyclicalTime",
+    "ml_notebooks.features.calendar.Holidays",
+    "ml_notebooks.features.distance.Haversine",
+    "ml_notebooks.features.encoders.OrderedCountEncoder",
+    "ml_notebooks.features.encoders.OrderedTargetEncoder",
+    "ml_notebooks.features.panel.History",
+    "ml_notebooks.features.panel.Lags",
+    "ml_notebooks.features.panel.Rolling",
     "ml_notebooks.features.selector.FeatureSelector",
-    "sklearn._loss.link.LogitLink",
+    "ml_notebooks.features.tails.QuantileClipper",
+    "ml_notebooks.features.tails.RareCategories",
     "sklearn._loss.link.Interval",
+    "sklearn._loss.link.LogitLink",
     "sklearn._loss.loss.HalfBinomialLoss",
     "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
