@@ -100,11 +100,7 @@ def compute(
 
     Raises `BadOnDemand` for columns that are missing or of another type, and `NaiveTime`.
     """
-    missing = [column for column in one.inputs if column not in columns]
-    if missing:
-        known = [str(column) for column in columns]
-        found = f"There is no column {', '.join(f'`{column}`' for column in missing)}. {did_you_mean(missing[0], known)}".strip()
-        raise BadOnDemand(one.name, found, f"Give it with the request, or ask for the view that has it; there are: {', '.join(known)}.")
+    _check_there(one, columns)
     given = {column: columns[column] for column in one.inputs}
     single = {column for column, values in given.items() if isinstance(values, str) or not hasattr(values, "__len__")}
     rows = {column: len(values) for column, values in given.items() if column not in single}
@@ -114,6 +110,15 @@ def compute(
     arrays = [_array(one, column, [values] * length if column in single else values) for column, values in given.items()]
     made = _named(one, one.function(*arrays), length)
     return made if rows else {name: _plain(values[0]) for name, values in made.items()}
+
+
+def _check_there(one: OnDemand, columns: Any) -> None:
+    """Nothing, when there is a column for each input. Raises `BadOnDemand`."""
+    missing = [column for column in one.inputs if column not in columns]
+    if missing:
+        known = [str(column) for column in columns]
+        found = f"There is no column {', '.join(f'`{column}`' for column in missing)}. {did_you_mean(missing[0], known)}".strip()
+        raise BadOnDemand(one.name, found, f"Give it with the request, or ask for the view that has it; there are: {', '.join(known)}.")
 
 # %% ../../nbs/library/features/11_on_demand.ipynb #2a7d89fd
 def _named(one: OnDemand, made: Any, rows: int) -> dict[str, np.ndarray]:
@@ -188,6 +193,7 @@ _NUMBER = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DOUBLE|FLOAT|DECIMAL\(
 
 def _taken(wh: Warehouse, table: str, one: OnDemand, types: Mapping[str, str], made: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The inputs of a function that are there: from the table, and from what others have given."""
+    _check_there(one, [*types, *made])
     kinds = {column: kind for column, kind in one.inputs.items() if column in types and column not in made}
     for column, kind in kinds.items():
         _check_type(one, column, kind, types[column])
