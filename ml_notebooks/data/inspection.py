@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/library/data/05_inspection.ipynb #9c8c9698
 _NAMES = """
-SELECT schema_name, table_name FROM duckdb_tables()
-WHERE database_name = 'lake' AND schema_name <> 'main' ORDER BY ALL
+SELECT DISTINCT schema_name, table_name FROM duckdb_columns()
+WHERE database_name = 'lake' AND schema_name <> 'main' AND (schema_name, table_name) NOT IN (
+    SELECT (schema_name, view_name) FROM duckdb_views() WHERE database_name = 'lake'
+)
+ORDER BY ALL
 """
 
 
@@ -93,8 +96,8 @@ def table_frame(
         SELECT v.name AS table, counts.rows, width.columns, v.version, v.published, v.author, v.message
         FROM ({_VERSIONS}) AS v JOIN ({counts}) AS counts USING (name)
         JOIN (
-            SELECT schema_name || '.' || table_name AS name, column_count AS columns
-            FROM duckdb_tables() WHERE database_name = 'lake'
+            SELECT schema_name || '.' || table_name AS name, count(*) AS columns
+            FROM duckdb_columns() WHERE database_name = 'lake' GROUP BY name
         ) AS width USING (name)
         ORDER BY v.name
     """

@@ -61,6 +61,7 @@ class Warehouse:
         self._writing, self._pid = False, os.getpid()
         self._failed: BaseException | None = None  # what went wrong inside the transaction that is open
         self._changed: set[str] = set()  # the tables that it writes
+        self._committed = -1  # the snapshot of the last one
         if is_told():
             watch_relations()
 
@@ -220,7 +221,7 @@ def _check_process(wh: Warehouse) -> None:
 def _stage(wh: Warehouse, table: str, data: Data) -> str:
     rows = _query(wh, data, None) if isinstance(data, str) else data
     try:
-        staged = stage(wh._connection, table, rows)
+        staged = stage(wh._connection, table, rows, own=isinstance(data, str))
         if any(row[0].lower() == "rowid" for row in wh._connection.execute(f"DESCRIBE {staged}").fetchall()):
             raise BadData(table, "A column is called `rowid`, a name that DuckLake keeps for itself: it would lose rows.", "Give the column another name.")
         return staged
@@ -288,7 +289,7 @@ def _write(wh: Warehouse, table: str, data: Data, mode: Mode, keys: tuple[str, .
         finally:
             with suppress(duckdb.Error):  # a transaction that was rolled back took it along
                 wh._connection.execute(f"DROP TABLE IF EXISTS {staged}")
-    return -1 if wh._writing else _newest(wh._connection)
+    return -1 if wh._writing else wh._committed
 
 
 def _load_or_explain(wh: Warehouse, table: str, staged: str, mode: Mode, keys: tuple[str, ...]) -> None:
@@ -367,11 +368,11 @@ def _commit(wh: Warehouse, message: str, what: str) -> None:
         wh._connection.execute("COMMIT")
     except duckdb.Error as error:
         raise explain_write(error, wh.workspace, what) from error
-    snapshot = _newest(wh._connection) if wh._changed else -1
+    wh._committed = _newest(wh._connection) if wh._changed else -1
     for table in sorted(wh._changed):
-        tell_write(table, str(snapshot))
+        tell_write(table, str(wh._committed))
     if wh._changed:
-        record(wh.workspace, "publish", wh._changed, snapshot=snapshot, message=message)
+        record(wh.workspace, "publish", wh._changed, snapshot=wh._committed, message=message)
 
 # %% ../../nbs/library/data/10_warehouse.ipynb #58fbe2d7
 def _signature(message: str) -> tuple[str, str, str]:
