@@ -8,8 +8,10 @@ __all__ = ['PARTS', 'Workspace', 'find_root', 'find_workspace', 'write_whole', '
 # %% ../nbs/library/04_workspace.ipynb #7b9d76a5
 import os
 import shutil
+from collections.abc import Iterator
 from configparser import ConfigParser
 from configparser import Error as IniError
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,6 +147,7 @@ def create_workspace(
         refused.what, refused.found = f"`{folder}` is a file.", "A workspace is a folder."
         raise refused
     try:
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         found = sorted(folder.iterdir())
     except OSError as error:
@@ -152,13 +155,30 @@ def create_workspace(
         raise MLNotebooksError(f"No workspace can be made in `{folder}`.", f"{error.strerror}.", do) from error
     if found:
         raise WorkspaceExists(str(folder), found[0].name)
-    skip = shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__")
-    for part in PARTS:
-        source, target = template_folder() / part, folder / part
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=skip)
-        else:
-            shutil.copyfile(source, target)
-    (folder / ".gitignore").write_text(".env\n.ipynb_checkpoints/\ndata/*\n!data/README.md\nreports/*\n!reports/README.md\n")
+    with _whole_or_nothing(folder, is_new):
+        skip = shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__")
+        for part in PARTS:
+            source, target = template_folder() / part, folder / part
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=skip)
+            else:
+                shutil.copyfile(source, target)
+        (folder / ".gitignore").write_text(".env\n.ipynb_checkpoints/\ndata/*\n!data/README.md\nreports/*\n!reports/README.md\n")
     return find_workspace(folder)
+
+
+@contextmanager
+def _whole_or_nothing(folder: Path, is_new: bool) -> Iterator[None]:
+    """Empty a folder again, or take it away if it is new, when what fills it fails."""
+    try:
+        yield
+    except BaseException as error:
+        for one in folder.iterdir():
+            shutil.rmtree(one, ignore_errors=True) if one.is_dir() else one.unlink(missing_ok=True)
+        if is_new:
+            folder.rmdir()
+        if isinstance(error, OSError):
+            why = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror  # the first of the files that failed
+            raise MLNotebooksError(f"No workspace can be made in `{folder}`.", f"{why}.", "Nothing was left there: mend that, or choose another folder.") from error
+        raise

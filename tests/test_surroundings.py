@@ -1,15 +1,18 @@
 """What is said when a workspace's surroundings are not as they should be, and when a step ends without an error of Python's."""
 
+import errno
 import os
+import shutil
 import tempfile
 
 import nbformat
 import pytest
 
-from ml_notebooks.errors import BadRecordName, SettingsError
+from ml_notebooks.errors import BadRecordName, MLNotebooksError, SettingsError
 from ml_notebooks.pipelines import engine
 from ml_notebooks.pipelines.record import record
 from ml_notebooks.settings import load_settings
+from ml_notebooks.workspace import create_workspace
 
 SMALL = "title: A small one\nsteps:\n  - {name: only, notebook: only.ipynb}\n"
 
@@ -49,6 +52,22 @@ def test_doctor_finds_a_file_where_a_folder_is_to_be(workspace, mlnb, name):
 def test_a_link_that_leads_nowhere(workspace, mlnb):
     (workspace / "data").symlink_to(workspace / "disk" / "data")
     assert_said(mlnb("tables", cwd=workspace), "a link that leads nowhere")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=["disk", "interrupt"])
+@pytest.mark.parametrize("made", [True, False], ids=["empty folder", "new folder"])
+def test_a_workspace_that_cannot_be_made_to_its_end_leaves_nothing(tmp_path, monkeypatch, error, made):
+    def full(source, target, **options):
+        raise error
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    folder = tmp_path / "new"
+    if made:
+        folder.mkdir()
+    with pytest.raises((MLNotebooksError, KeyboardInterrupt)) as caught:
+        create_workspace(folder)
+    assert list(tmp_path.rglob("*")) == [folder] * made
+    assert isinstance(error, KeyboardInterrupt) or "No space left on device" in str(caught.value)
 
 
 def test_a_folder_below_a_file(workspace, mlnb):

@@ -26,6 +26,7 @@ from ml_notebooks.errors import (
     NothingScheduled,
     UnknownParameter,
     UnknownPipeline,
+    did_you_mean,
 )
 from .cron import Schedule, find_zone, parse_cron
 from ml_notebooks.pipelines.parameters import (
@@ -168,15 +169,16 @@ class Pipeline:
 # %% ../../nbs/library/pipelines/03_spec.ipynb #9d267705
 def _line(node: yaml.Node | None, place: tuple[int | str, ...]) -> int:
     """The line on which something stands, or the last part of the way to it that is there."""
+    line = node.start_mark.line if node is not None else 0
     for part in place:
         if isinstance(node, yaml.MappingNode):
-            found = next((value for key, value in node.value if key.value == str(part)), None)
+            key, found = next(((key, value) for key, value in node.value if key.value == str(part)), (None, None))
         else:
-            found = node.value[part] if isinstance(node, yaml.SequenceNode) and isinstance(part, int) else None
+            key, found = None, node.value[part] if isinstance(node, yaml.SequenceNode) and isinstance(part, int) else None
         if found is None:
             break
-        node = found
-    return node.start_mark.line + 1 if node is not None else 1
+        node, line = found, (key or found).start_mark.line
+    return line + 1
 
 
 def pipeline_names(workspace: Workspace) -> list[str]:
@@ -199,16 +201,39 @@ def _read(path: Path) -> tuple[_PipelineText, yaml.Node | None]:
         do = "Correct the file and run it again; a text that begins with `*` needs quotes."
         raise BadPipeline(path.name, where, f"It is not YAML: {getattr(error, 'problem', error)}.", do) from None
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")  # a wrong name explains that another is missing
         place = ".".join(str(part + 1) if isinstance(part, int) else part for part in first["loc"]) or "the file"
         where = f"line {_line(node, first['loc'])}, `{place}`,"
-        said = "It is no mapping of names to values" if first["type"].startswith("model_") else first["msg"]
-        raise BadPipeline(path.name, where, f"{said}; found {first['input']!r:.80}.") from None
+        raise BadPipeline(path.name, where, _in_words(first["type"], first["msg"], first["loc"], first["input"])) from None
     except (ValueError, LookupError, AttributeError):  # of a date that no calendar has, of `!!bool perhaps`
         line, value = next(filter(None, map(_unreadable, _nodes(node))), (1, "a value"))
         raise BadPipeline(path.name, f"line {line}", f"`{value}` is not what YAML takes it for.", "Write it in quotes, if it is a text.") from None
     _check_keys(path, node)
     return read, node
+
+
+def _in_words(kind: str, message: str, place: tuple[int | str, ...], found: Any) -> str:
+    """What is wrong at a place of the file."""
+    if kind == "extra_forbidden":
+        parts: dict[str, type[BaseModel]] = {"steps": _StepText, "schedule": _ScheduleText}
+        model = parts.get(str(place[0]) if len(place) > 1 else "", _PipelineText)
+        return f"There is no `{place[-1]}`. {did_you_mean(str(place[-1]), model.model_fields) or 'Known: ' + ', '.join(model.model_fields) + '.'}"
+    if kind == "missing":
+        return f"It is not there; found {', '.join(map(str, found)) or 'nothing':.80}."
+    said = "It is no mapping of names to values" if kind.startswith("model_") else _WORDS.get(kind, message)
+    return f"{said}; found {found!r:.80}."
+
+
+_WORDS = {
+    "too_short": "It is empty",
+    "string_type": "It is no text",
+    "int_type": "It is no whole number",
+    "float_type": "It is no number",
+    "bool_type": "It is neither true nor false",
+    "list_type": "It is no list",
+    "dict_type": "It is no mapping of names to values",
+    "string_pattern_mismatch": "It is to be lower-case letters, digits and underscores, a letter first",
+}
 
 
 def _nodes(root: yaml.Node | None) -> Iterator[yaml.Node]:
