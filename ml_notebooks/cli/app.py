@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PANELS = {  # of `mlnb --help`, with their commands, in this order
     "Pipelines": ("init", "run", "backfill", "schedule", "graph", "runs", "lineage"),
-    "Tables": ("ingest", "sql", "tables"),
+    "Tables and features": ("ingest", "sql", "tables", "features"),
     "Personal data": ("privacy", "audit"),
     "This machine": ("dashboard", "kernel", "doctor"),
 }
