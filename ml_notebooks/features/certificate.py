@@ -92,7 +92,7 @@ def newer_rows(store: FeatureStore, question: Question) -> dict[str, int]:  # vi
         counts[view.name] = store.wh._connection.execute(query).fetchall()[0][0]
     return counts
 
-# %% ../../nbs/library/features/08_certificate.ipynb #d120c73f
+# %% ../../nbs/library/features/08_certificate.ipynb #075ca0a0
 def certify(
     store: FeatureStore,
     question: Question,
@@ -106,9 +106,9 @@ def certify(
     """Try a training set in worlds with another future. Raises what `world` does."""
     read = tables_read(store, question)
     known = {name: column for name, column in known.items() if name in read}
-    trials = [try_world(store, question, published, known, cut) for cut in cuts] if known else []
+    trials = [try_world(store, question, published, known, cut) for cut in cuts] if known or question.label else []
     moved = [trial for trial in trials if trial.changed]
-    stale = try_world(store, question, published, {}, moved[0].cut).columns if moved else ()
+    stale = try_world(store, question, published, None, moved[0].cut).columns if moved else ()
     return Certificate(table, digest, dict(newer), tuple(trials), known, tuple(sorted(read - {*known})), stale)
 
 

@@ -123,7 +123,7 @@ class Trial:
         which = f": {', '.join(self.columns)}" if self.columns else ""
         return f"Trial({self.changed:,} of {self.rows:,} rows changed with the future after {self.cut:%Y-%m-%d %H:%M}{which})"
 
-# %% ../../nbs/library/features/07_world.ipynb #7bb623c9
+# %% ../../nbs/library/features/07_world.ipynb #c52bcb41
 OTHER = "temp.main.rows_of_another_world"
 
 
@@ -131,14 +131,14 @@ def try_world(
     store: FeatureStore,
     question: Question,
     published: str,  # the table with its answer in this world
-    known: Mapping[str, str],  # table -> its column with the instant at which a row became known
+    known: Mapping[str, str] | None,  # table -> its column with the instant at which a row became known; None: this very world, label and all
     cut: datetime,  # everything that became known later is dealt anew
 ) -> Trial:
     """Answer a question in a world with another future, and compare. Raises what `world` does."""
     try:
-        with world(store, question, known, cut):
+        with world(store, question, known or {}, cut):
             columns = stage_spine(store, question)
-            if question.label:
+            if question.label and known is not None:
                 _alter_label(store, question, cut)
             stage_answer(store, question, columns, OTHER)
         return _compare(store, question, columns, published, cut)
