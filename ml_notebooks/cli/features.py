@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .app import Json, app, find, reading
+from .app import Json, app, reading
 
 if TYPE_CHECKING:
     from ..data.warehouse import Warehouse
@@ -133,3 +133,24 @@ def print_looks(looks: list[dict[str, Any]], limit: int) -> None:
         shown = [look | {"missing": percent(look["missing"])} for look in looks if (look["version"], look["until"]) == (version, until)]
         print(f"\n{version} to {until:%Y-%m-%d %H:%M}, {shown[0]['rows']:,} rows")
         print_rows(shown, ["feature", "missing", "mean", "median", "least", "greatest"], as_json=False, right=("missing", "least", "greatest"))
+
+
+@features.command("push")
+def push_features(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[VIEW]...", help="Views; default those that say `online=True`.", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Put the latest row of each entity into the online store of [online] in settings.ini."""
+    from ..features.online import open_online, push
+    from ..features.store import FeatureStore
+    from ..terminal import print_rows
+
+    with reading() as wh:
+        store, online = FeatureStore(wh), open_online(wh.workspace)
+        served = names or [name for name in store.names() if store.view(name).online]
+        done = [vars(push(store, name, online)) for name in served]
+        online.close()
+    columns = ["view", "version", "entities", "written", "taken_out", "until"]
+    rows = done if json else [one | {"until": f"{one['until']:%Y-%m-%d %H:%M}"} for one in done]
+    empty = "No view says `online=True`. Name one: `mlnb features push VIEW`."
+    print_rows(rows, [*columns, "seconds"] if json else columns, json, empty=empty, right=("entities", "written", "taken_out"))
