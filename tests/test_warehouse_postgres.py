@@ -1,13 +1,21 @@
 """The same warehouse with its catalogue in PostgreSQL: same code, other settings."""
 
+import itertools
+import socket
+import urllib.request
 from contextlib import ExitStack
 
+import psycopg
 import pytest
 from support import load, writers
 from support.postgres import postgres_server
 from support.processes import start
+from support.servers import s3_server
 from support.workspaces import make_workspace
 
+from ml_notebooks.data.catalog import table_files
+from ml_notebooks.data.erasure import erase
+from ml_notebooks.data.upkeep import maintain
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import (
     BadQuery,
@@ -20,6 +28,7 @@ from ml_notebooks.workspace import find_workspace
 
 pytestmark = pytest.mark.postgres
 WRITERS = 3
+LAKES = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +122,65 @@ def test_opening_to_read_does_not_wait_for_a_writer(workspace, server, monkeypat
                 assert wh.sql("SELECT 1").fetchall() == [(1,)]
         writer.tell("let go")
         writer.join()
+
+
+@pytest.fixture(scope="module")
+def store(place):
+    """The port of an object store with a bucket `lake`."""
+    with s3_server(place) as port:
+        bucket = urllib.request.Request(f"http://127.0.0.1:{port}/lake", data=b"", method="PUT")
+        urllib.request.urlopen(bucket).close()
+        yield port
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def in_a_store(request, server, store, tmp_path, monkeypatch):
+    """A workspace whose tables lie in the store, by settings alone; its catalogue is either one."""
+    secrets, name = {"S3_KEY_ID": "a-key-id", "S3_SECRET": "s3same-secret"}, f"lake_{next(LAKES)}"
+    if request.param == "postgresql":
+        with psycopg.connect(f"{server.catalog.removeprefix('postgres:')} password={server.password}", autocommit=True) as keeper:  # fmt: skip
+            keeper.execute(f"CREATE DATABASE {name}")
+        secrets |= {"CATALOG": server.catalog.replace("dbname=postgres", f"dbname={name}"), "PASSWORD": server.password}
+    for variable, value in secrets.items():
+        monkeypatch.setenv(f"MLNB_WAREHOUSE__{variable}", value)
+    place = {"data_path": f"s3://lake/{name}/", "s3_endpoint": f"127.0.0.1:{store}"}
+    return make_workspace(tmp_path / "workspace", **place, s3_region="us-east-1", s3_use_ssl="false")
+
+
+def test_tables_may_lie_in_an_object_store(in_a_store):
+    with open_warehouse(in_a_store) as wh:
+        first = wh.publish("raw.flights", "SELECT range AS flight, 'N' || range % 100 AS tailnum FROM range(5000)")
+        assert len(table_files(in_a_store, wh.connection)) == 1 and not list(in_a_store.root.rglob("*.parquet"))
+        wh.append("raw.flights", "SELECT range AS flight, 'N7' AS tailnum FROM range(5000, 6000)")
+        wh.upsert("raw.flights", "SELECT 7 AS flight, 'N8' AS tailnum", keys="flight")
+        with pytest.raises(ZeroDivisionError, match="division"), wh.transaction():  # noqa: PT012
+            wh.publish("clean.flights", "FROM raw.flights")
+            1 / 0  # noqa: B018
+        (in_a_store.root / "planes.csv").write_text("tailnum,seats\n" + "".join(f"N{n},{n}\n" for n in range(100)))
+        assert wh.ingest("raw.planes", in_a_store.root / "planes.csv", mode="merge", keys="tailnum").inserted == 100
+        assert wh.at(first).sql("SELECT count(*) FROM raw.flights").fetchall() == [(5000,)]
+    with open_warehouse(in_a_store, read_only=True) as reader:
+        assert reader.names() == ["ops.ingests", "raw.flights", "raw.planes"]
+        assert reader.sql("SELECT count(*), count(*) FILTER (tailnum = 'N8') FROM raw.flights").fetchall() == [(6000, 51)]
+    with open_warehouse(in_a_store) as wh:
+        assert not erase(wh, "tailnum", "N42").raise_if_traced().traces
+        assert wh.sql("SELECT count(*) FROM raw.flights JOIN raw.planes USING (tailnum)").fetchall() == [(5950,)]
+        maintain(wh)
+        assert wh.sql("SELECT count(*) FROM raw.flights").fetchall() == [(5950,)]
+        with wh.at(wh.version("raw.flights")) as past:
+            assert past.sql("SELECT count(*) FROM raw.flights").fetchall() == [(5950,)]
+
+
+def test_a_store_that_does_not_answer_is_said_without_its_secret(in_a_store, monkeypatch):
+    with open_warehouse(in_a_store) as wh:
+        wh.publish("raw.kept", "SELECT range AS n FROM range(5000)")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLNB_WAREHOUSE__S3_ENDPOINT", f"127.0.0.1:{nobody.getsockname()[1]}")
+        with open_warehouse(find_workspace(in_a_store.root)) as wh, pytest.raises(MLNotebooksError) as caught:
+            wh.publish("raw.kept", "SELECT range AS n FROM range(9000)")
+    assert not [text for text in chain(caught.value) if "s3same-secret" in text]
+    monkeypatch.undo()
 
 
 def test_a_wrong_password_is_an_error_that_does_not_tell_it(workspace, server, monkeypatch):
