@@ -79,9 +79,10 @@ def latest_rows(
         visible = f"greatest({', '.join(instants)}) >= {quote(since.isoformat())}::TIMESTAMPTZ"
         conditions.append(f"({entity}) IN (SELECT ({entity}) FROM {view.table} WHERE {visible})")
     columns = [*map(identifier, view.entity), f"epoch_us({known})", f"epoch_us({written})" if view.created else "0", *map(identifier, layout.features)]
-    first = f"PARTITION BY {entity} " if entity else ""
-    latest = f"SELECT {', '.join(columns)} FROM {view.table} WHERE {' AND '.join(conditions)} QUALIFY row_number() OVER ({first}ORDER BY {newest}) = 1"
-    return f"{latest} ORDER BY {entity}" if entity else latest
+    known_rows = f"SELECT {', '.join(columns)} FROM {view.table} WHERE {' AND '.join(conditions)}"
+    if not entity:  # a window without partitions would give a row of an empty table
+        return f"{known_rows} ORDER BY {newest} LIMIT 1"
+    return f"{known_rows} QUALIFY row_number() OVER (PARTITION BY {entity} ORDER BY {newest}) = 1 ORDER BY {entity}"
 
 
 def _packed(wh: Warehouse, layout: Layout, query: str) -> Iterator[list[tuple[bytes, bytes]]]:
