@@ -1,5 +1,6 @@
 """Four writers and two readers at once: nothing lost, nothing doubled, nothing torn."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -123,3 +124,29 @@ def test_threads_with_a_warehouse_each_lose_nothing(workspace):
     assert failed == []
     with open_warehouse(workspace) as wh:
         assert load.lost_and_doubled(wh, [5] * WRITERS) == (0, 0)
+
+
+def test_queries_that_do_not_fit_into_memory_do_not_meet_on_the_disk(tmp_path):
+    workspace = make_workspace(tmp_path, memory_limit="60MB", threads=1)
+    large = "CREATE TEMP TABLE {0} AS SELECT range AS n, hash(range) AS mix, hash(range + 2)::VARCHAR || hash(range + 3) AS words FROM range(2_000_000)"
+    with open_warehouse(workspace) as one:
+        one._connection.execute(large.format("first"))
+        with open_warehouse(workspace) as other:
+            other._connection.execute(large.format("second").replace("hash(range)", "hash(range + 1)"))
+            folders = list((tmp_path / "data").glob("spill-*"))
+            assert len(folders) == 2 and all(any(folder.iterdir()) for folder in folders)
+            sums = [wh._connection.execute(f"SELECT count(*), bit_xor(mix) FROM temp.main.{name}").fetchall() for wh, name in ((one, "first"), (other, "second"))]
+        expected = [one._connection.execute(f"SELECT count(*), bit_xor(hash(range + {more})) FROM range(2_000_000)").fetchall() for more in (0, 1)]
+        assert sums == expected
+    assert not list((tmp_path / "data").glob("spill-*"))
+
+
+def test_what_a_killed_process_spilled_is_taken_away(tmp_path):
+    workspace = make_workspace(tmp_path)
+    open_warehouse(workspace).close()
+    left, own = (tmp_path / "data" / f"spill-{pid}-0" for pid in (2**22 + 1, os.getpid()))
+    for folder in (left, own):
+        folder.mkdir()
+        (folder / "duckdb_temp_storage_DEFAULT-0.tmp").write_bytes(b"rows")
+    open_warehouse(workspace).close()
+    assert own.exists() and not left.exists()

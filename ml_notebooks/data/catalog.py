@@ -188,11 +188,9 @@ def extension_names(workspace: Workspace) -> list[str]:
 def prepare_statements(workspace: Workspace) -> list[str]:
     """What to run on a new connection before the lake is attached: limits, time zone, extensions, credentials."""
     settings = workspace.settings.warehouse
-    spill = workspace.path(workspace.settings.workspace.data) / "spill"
     statements = [
         "SET TimeZone = 'UTC'",
         f"SET memory_limit = {quote(settings.memory_limit)}",
-        f"SET temp_directory = {quote(spill)}",
         f"SET temp_file_encryption = {str(is_encrypted(workspace)).lower()}",
         "SET autoinstall_known_extensions = false",
         *(f"LOAD {quote(extension_file(name))}" for name in extension_names(workspace)),

@@ -7,12 +7,14 @@ __all__ = ['lock_file', 'turn', 'verify_extensions', 'connect', 'open_engine']
 
 # %% ../../nbs/library/data/09_connection.ipynb #2b26e78b
 import os
+import shutil
 import sqlite3
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 import duckdb
 
@@ -53,10 +55,19 @@ def turn(workspace: Workspace) -> Iterator[None]:
 
 warnings.filterwarnings("ignore", message="The inplace keyword in DataFrame.drop", category=DeprecationWarning)
 
+# %% ../../nbs/library/data/09_connection.ipynb #1a7c2e4f
+def _spill_folder(workspace: Workspace) -> Path:
+    """Where a connection puts what does not fit into memory. Folders that killed processes left are taken away."""
+    data = workspace.path(workspace.settings.workspace.data)
+    for left in data.glob("spill-*-*"):
+        if not Path("/proc", left.name.split("-")[1]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return data / f"spill-{os.getpid()}-{uuid4().hex[:8]}"
+
 
 def _new_connection(workspace: Workspace) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(config={"allow_unsigned_extensions": "true", "threads": "1"})
-    for statement in prepare_statements(workspace):
+    for statement in [*prepare_statements(workspace), f"SET temp_directory = {quote(_spill_folder(workspace))}"]:
         connection.execute(statement)
     with suppress(duckdb.InvalidInputException):  # in Jupyter without ipywidgets there is no bar, and it cannot be switched off
         connection.execute("SET enable_progress_bar_print = false")
