@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Entity', 'Windowed', 'latest_query', 'text_of', 'Folded', 'Latest', 'fold', 'kept_layout', 'ingest_events']
 
-# %% ../../nbs/library/features/18_events.ipynb #67c94ed0
+# %% ../../nbs/library/features/18_events.ipynb #93830f7c
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.catalog import as_names, identifier, is_table_name, quote
 from ..data.warehouse import Warehouse
-from ..errors import BadView, NaiveTime
+from ..errors import BadData, BadView, NaiveTime
 from .online_rows import Layout, instant_of, microseconds
 from .online_store import OnlineStore
 from .push import Held, held_online, not_pushed
@@ -255,7 +255,7 @@ def _latest(wh: Warehouse, windows: Windowed, types: Mapping[str, str]) -> dict[
     found = wh._connection.execute(f"SELECT * REPLACE (epoch_us({at}) AS {at}, to_json({_KEPT})::VARCHAR AS {_KEPT}) FROM ({rows})").fetchall()
     return {line[:keys]: Latest(instant_of(line[keys]), dict(zip(windows.aggregates, line[keys + 1 : -1], strict=True)), line[-1]) for line in found}
 
-# %% ../../nbs/library/features/18_events.ipynb #bcbf2369
+# %% ../../nbs/library/features/18_events.ipynb #23b6dd6a
 def fold(
     wh: Warehouse,  # whose engine computes, and whose table of the events has their types; nothing of it is changed
     windows: Windowed,
@@ -265,8 +265,10 @@ def fold(
 ) -> tuple[Folded, dict[Entity, Latest]]:
     """What became of some events, and the latest rows of the entities that they are about.
 
-    Raises `BadView` where the events lack a column that the windows need, and `NaiveTime`.
+    Raises `BadView` where the events lack a column that the windows need, `NaiveTime`, and `BadData` where an aggregate cannot be computed.
     """
+    import duckdb
+
     began, types = time.monotonic(), _types(wh, windows)
     try:
         refused, ahead = _read(wh, windows, types, events, now or datetime.now(timezone.utc))
@@ -275,12 +277,14 @@ def fold(
         _put_together(wh, windows, types, kept(entities))
         fates = dict(wh._connection.execute(f"SELECT fate, count(*) FROM {_ALL} WHERE number >= 0 GROUP BY fate").fetchall())
         rows = _latest(wh, windows, types)
+    except duckdb.DataError as error:
+        raise BadData(windows.name, f"{error}.", "Nothing was folded: leave out the event whose value no aggregate can take.") from error
     finally:
         for table in (_TYPED, _ALL):
             wh._connection.execute(f"DROP TABLE IF EXISTS {table}")
     return Folded(windows.name, windows.view.version, **fates, ahead=ahead, refused=refused, rows=len(rows), seconds=time.monotonic() - began), rows
 
-# %% ../../nbs/library/features/18_events.ipynb #ab01de14
+# %% ../../nbs/library/features/18_events.ipynb #03473cf2
 def kept_layout(rows: Layout) -> Layout:
     """What the events look like that are kept beside the rows of a view."""
     return replace(rows, view=f"{rows.view}__events", features={"kept": "VARCHAR"}, age=False)
@@ -307,7 +311,7 @@ def ingest_events(
 ) -> Folded:
     """Fold events into the rows that are served, and say what became of each; given again, they change nothing.
 
-    Raises `NotPushed`, `BadView`, `NaiveTime`, and the online store's errors; nothing is then changed.
+    Raises `NotPushed`, `BadView`, `NaiveTime`, `BadData` where an aggregate cannot be computed, and the online store's errors; nothing is then changed.
     """
     rows, kept = _layouts(online, windows.view)
 

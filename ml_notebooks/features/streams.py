@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EventStream', 'connected', 'send_events', 'Turn', 'Consumed', 'consume', 'rejected_events']
 
-# %% ../../nbs/library/features/19_streams.ipynb #f2e34109
+# %% ../../nbs/library/features/19_streams.ipynb #12d0fa95
 import json
 import os
 import socket
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadSource, MissingExtra, SourceUnavailable
+from ..errors import BadData, BadEntity, BadSource, MissingExtra, NotServable, SourceUnavailable
 from .events import Folded, text_of
 from ..logs import redact
 
@@ -144,7 +144,7 @@ def _keep(turn: Turn, over: threading.Event) -> None:
         while not over.wait(turn.stream.turn / 4) and turn.keep():
             pass
 
-# %% ../../nbs/library/features/19_streams.ipynb #2c23309f
+# %% ../../nbs/library/features/19_streams.ipynb #c2173719
 @dataclass(frozen=True)
 class Consumed:
     """What became of the entries of a stream."""
@@ -182,7 +182,12 @@ def _readable(entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> tuple[d
 def _settle(stream: EventStream, client: Any, entries: list[tuple[bytes, Mapping[bytes, bytes]]], fold: Callable[[list[dict[str, str]]], Folded]) -> Counter[str]:
     """Fold entries, put away what is refused, and acknowledge all but what waits."""
     events, refused = _readable(entries)
-    folded, numbers = fold(list(events.values())), list(events)
+    try:
+        folded, numbers = fold(list(events.values())), list(events)
+    except (BadData, NotServable, BadEntity) as error:
+        if half := len(entries) // 2:
+            return _settle(stream, client, entries[:half], fold) + _settle(stream, client, entries[half:], fold)
+        folded, numbers = Folded("", "", refused={0: str(error)}), list(events)
     refused |= {numbers[place]: why for place, why in folded.refused.items()}
     ahead = {number for number in map(numbers.__getitem__, folded.ahead) if time.time() - int(number.split(b"-")[0]) / 1000 < stream.ahead}
     refused |= {numbers[place]: "Its instant has not come." for place in folded.ahead if numbers[place] not in ahead}

@@ -17,7 +17,7 @@ DELAYS = Windowed(
     timestamp="landed_at",
     event="flight",
     events="clean.landings",
-    aggregates=last(2, "hours", delay=("mean", "count", "median")) | last(1, "days", delay=("sum", "distinct")),
+    aggregates=last(2, "hours", delay=("mean", "count", "median", "deviation")) | last(1, "days", delay=("sum", "distinct")),
     ttl=timedelta(days=3),
 )
 

@@ -1,0 +1,108 @@
+"""Skew: none where all was pushed in time, whatever the types; each answer that was changed is found."""
+
+import json
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from support.workspaces import make_workspace
+
+from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.features.events import Windowed, ingest_events
+from ml_notebooks.features.materialize import materialize
+from ml_notebooks.features.online import EmbeddedStore, RequestLog, logged_requests, online_reader, push
+from ml_notebooks.features.rolling import last
+from ml_notebooks.features.skew import find_skew
+from ml_notebooks.features.store import FeatureStore
+from ml_notebooks.features.view import FeatureView
+
+NOON = datetime(2013, 7, 1, 12, tzinfo=timezone.utc)
+VALUES = {
+    "share": "i / 7",
+    "single": "(i / 7)::FLOAT",
+    "price": "(i / 7)::DECIMAL(9, 3)",
+    "large": "100000000000000000000000000000::HUGEINT - i",
+    "flag": "i % 2 = 0",
+    "name": "'Zürich \"' || i",
+    "day": "DATE '2013-07-01' + i::INTEGER",
+    "when": "TIMESTAMPTZ '2013-07-01 10:00:00.000001Z' + INTERVAL (i) HOUR",
+    "wait": "INTERVAL (i) MINUTE",
+    "tail": "uuid()",
+    "nothing": "NULL::DOUBLE",
+    "sometimes": "CASE WHEN i % 2 = 0 THEN i END",
+}
+ROWS = (
+    "SELECT ['EWR', 'J F K'][i % 2 + 1] AS origin, DATE '2013-07-01' AS planned, TIMESTAMPTZ '2013-07-01 12:00:00Z' + INTERVAL (i * 20) MINUTE AS known_at, "
+    "TIMESTAMPTZ '2013-07-01 12:05:00Z' + INTERVAL (i * 20) MINUTE AS written_at, "
+    + ", ".join(f"{value} AS {name}" for name, value in VALUES.items())
+    + " FROM range(9) AS r(i)"
+)
+
+
+@pytest.fixture
+def store(tmp_path):
+    with open_warehouse(make_workspace(tmp_path)) as wh:
+        yield FeatureStore(wh)
+
+
+def test_what_is_pushed_in_time_has_no_skew_and_every_changed_answer_is_found(store, tmp_path):
+    store.wh.publish("clean.facts", ROWS)
+    view = FeatureView("facts", ("origin", "planned"), "known_at", "FROM clean.facts", timedelta(minutes=50), created="written_at", age=True)
+    everybody = FeatureView("world", (), "known_at", "SELECT max(known_at) AS known_at, count(*) AS events FROM clean.facts WHERE known_at < '2013-07-01 13:00:00Z'")
+    materialize(store, view)
+    materialize(store, everybody)
+    online, log = EmbeddedStore(tmp_path / "online"), RequestLog(tmp_path / "log")
+    for minutes in (0, 4, 5, 30, 65, 66, 200, 250):
+        at = NOON + timedelta(minutes=minutes)
+        push(store, view, online, at=at)
+        push(store, everybody, online, at=at)
+        day = datetime(2013, 7, 1).date()
+        asked = [{"origin": origin, "planned": day} for origin in ("EWR", "J F K", "nowhere")]
+        online_reader(online, ["facts", "world:events"], log=log).read(asked, at=at)
+    requests = list(logged_requests(tmp_path / "log"))
+    skew = find_skew(store, requests)
+    assert not skew.differences and not skew.not_compared
+    assert skew.answers == {("facts", view.version): 24, ("world", everybody.version): 24}
+    (file,) = (tmp_path / "log").iterdir()
+    lines, changed = file.read_text().splitlines(), 0
+    for number, line in enumerate(lines):
+        said = json.loads(line)
+        for place, row in enumerate(said["rows"]):
+            column = (number * 3 + place) % len(row)
+            row[column] = "another" if row[column] is None else None
+            changed += 1
+        lines[number] = json.dumps(said)
+    file.write_text("\n".join(lines) + "\n")
+    skew = find_skew(store, logged_requests(tmp_path / "log"))
+    assert len(skew.differences) == changed == len(skew.to_frame()) == skew.by_view()[["missing", "expired", "late", "differs", "unknown"]].to_numpy().sum()
+    assert "Skew(8 requests, 48 answers" in repr(skew) and "The first 20 of 24" in skew._repr_html_()
+
+
+def test_what_was_streamed_in_order_is_what_the_batch_says_of_each_instant(store, tmp_path):
+    store.wh.publish("clean.landings", "SELECT '' AS origin, 0 AS flight, now() AS landed_at, 0.0::DOUBLE AS delay WHERE false")
+    windows = Windowed("delays", "origin", "landed_at", "flight", "clean.landings", last(1, "hours", delay=("mean", "deviation", "last", "count")), timedelta(hours=2))
+    online, log = EmbeddedStore(tmp_path / "online"), RequestLog(tmp_path / "log")
+    materialize(store, windows.view)
+    push(store, windows.view, online)
+    reader = online_reader(online, ["delays"], log=log)
+    events = [{"origin": "EJ"[i % 2], "flight": i, "landed_at": NOON + timedelta(minutes=17 * i // 2), "delay": i * 1.1} for i in range(24)]
+    for event in events:
+        ingest_events(store.wh, online, windows, [event])
+        reader.read([{"origin": origin} for origin in "EJX"], at=event["landed_at"])
+    values = ", ".join(f"('{e['origin']}', {e['flight']}, '{e['landed_at'].isoformat()}'::TIMESTAMPTZ, {e['delay']!r})" for e in events)
+    store.wh.append("clean.landings", f"SELECT origin, flight, landed_at, delay::DOUBLE AS delay FROM (VALUES {values}) AS e(origin, flight, landed_at, delay)")
+    assert {one.kind for one in find_skew(store, logged_requests(tmp_path / "log")).differences} == {"unknown"}
+    materialize(store, windows.view)
+    skew = find_skew(store, logged_requests(tmp_path / "log"))
+    assert not skew.differences and skew.answers["delays", windows.view.version] == 72
+
+
+def test_a_view_that_the_warehouse_does_not_know_is_named(store, tmp_path):
+    view = FeatureView("gone", "origin", "known_at", "SELECT 'EWR' AS origin, TIMESTAMPTZ '2013-07-01 12:00:00Z' AS known_at, 1 AS value")
+    materialize(store, view)
+    online, log = EmbeddedStore(tmp_path / "online"), RequestLog(tmp_path / "log")
+    push(store, view, online)
+    online_reader(online, ["gone"], log=log).read({"origin": "EWR"}, at=NOON)
+    with open_warehouse(make_workspace(tmp_path / "other")) as wh:
+        skew = find_skew(FeatureStore(wh), logged_requests(tmp_path / "log"))
+    assert skew.not_compared == {("gone", view.version): ("", 1)} and "offline is no version" in skew._repr_html_()
+    assert find_skew(store, []).requests == 0
