@@ -90,6 +90,7 @@ def write(folder, data, name="rows.csv"):
         ("rows.csv", b'id,"name\n1,a\n2,b\n', {}, BadSource, "first line is no row of names.*look for a quote in it that is not closed"),
         ("rows.csv", b"id,name\n1,a\n2\n", {}, TooManyRejects, "line 3, `name`: Expected Number of Columns: 2 Found: 1"),
         ("rows.csv", b"id,name\n1,a\nx,b\n", {}, TooManyRejects, "line 3, `id`.*`?x"),
+        ("rows.csv", b"Report of March\n\nid,name\n1,a\n2,b\n", {}, TooManyRejects, "The first line of a file names its columns; here it says report of march. Take out"),
         ("rows.csv", b'id,name\n1,"a"b\n2,c\n', {}, TooManyRejects, "line 2, `name`: Value with unterminated quote"),
         ("rows.csv", b'id,name\n1,"a\n2,b\n3,c\n', {}, TooManyRejects, "line 2, `name`: Value with unterminated quote"),
         ("rows.csv", "id,name\n1,é\n".encode() + "2,é\n".encode("latin-1"), {}, TooManyRejects, "line 3.*not utf-8.*Say which `encoding`"),
@@ -598,6 +599,14 @@ def test_two_who_append_the_same_file_add_it_once(tmp_path):
 
 
 # Columns that change
+
+
+def test_a_column_that_is_added_is_called_as_in_the_file(wh, tmp_path):
+    ingest(wh, "raw.spelt", write(tmp_path, "id\n1\n"))
+    with pytest.raises(SchemaChanged, match="`Straße` .* is new"):
+        ingest(wh, "raw.spelt", write(tmp_path, "ID,Straße\n2,x\n"), mode="append")
+    ingest(wh, "raw.spelt", write(tmp_path, "ID,Straße\n2,x\n"), mode="append", on_change="add")
+    assert wh.table("raw.spelt").columns == ["id", "Straße"]
 
 
 def test_columns_are_added_or_widened_when_that_is_allowed(wh, table, tmp_path):

@@ -453,6 +453,14 @@ def test_objects_are_fetched_and_read(store, a_warehouse, tmp_path):
     assert (done.inserted, done.rejected) == (1, 1)
 
 
+def test_the_credentials_of_a_store_may_come_from_the_environment(store, a_warehouse, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3same")
+    _put(f"{store}/shop/plain.csv", b"id\n7\n")
+    done = ingest(a_warehouse(), "raw.plain", "s3://shop/plain.csv", storage=options_of(store)["storage"])
+    assert done.inserted == 1 and "s3same" not in repr(done)
+
+
 def test_what_is_not_in_a_store_is_named_and_a_cut_changes_nothing(store, a_warehouse):
     wh = a_warehouse("key:secret")
     wh.publish("raw.stored", "SELECT 1 AS id")

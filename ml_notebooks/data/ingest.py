@@ -167,6 +167,8 @@ def _check_rejects(intake: Intake, plan: Plan) -> None:
     examples = [f"{row.file}, line {row.line}{f', `{row.column}`' if isinstance(row.column, str) else ''}: {row.reason}" for row in rows.head(3).itertuples()]
     error = TooManyRejects(plan.table, intake.rejected, intake.read, plan.max_rejects, [example + ("" if example.endswith(".") else ".") for example in examples])
     error.rejects = rows
+    if rows["reason"].str.startswith("Expected Number of Columns").all() and 2 * intake.rejected > intake.read:
+        error.do = f"The first line of a file names its columns; here it says {', '.join(intake.columns) or 'nothing'}. Take out what stands above the names, or say the `delimiter`."
     if rows["reason"].str.contains("not utf-8", regex=False).any():
         error.do = "Say which `encoding` the file has, such as `cp1252` where it comes from Windows; `.rejects` of this error holds them."
     raise error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .catalog import check_table_name, identifier, quote, same_keys
-from .intake import Intake, common_type, table_columns
+from .intake import Intake, columns_of, common_type, table_columns
 from .staging import Staged
 from .warehouse import check_keys
 from ..errors import BadIngest, SchemaChanged
@@ -68,7 +68,9 @@ class Change:
 def compare(intake: Intake, held: dict[str, str]) -> list[Change]:
     """How the columns that were read differ from those that a table has; a type that fits into the table's is no difference."""
     names = {name.lower(): name for name in held}
-    changes = [Change(name, "", kind) for name, kind in intake.columns.items() if name not in names]
+    new = [name for name in intake.columns if name not in names]
+    spelt = {name.lower(): name for name in columns_of(intake.wh, f"FROM {intake.rows}")} if new else {}
+    changes = [Change(spelt[name], "", intake.columns[name]) for name in new]
     changes += [Change(names[name], held[names[name]], "") for name in names if name not in intake.columns]
     for name, kind in intake.columns.items():
         if name in names and name in intake.asked:
