@@ -222,6 +222,7 @@ ALLOWED_TYPES = (
     "ml_notebooks.features.selector.FeatureSelector",
     "ml_notebooks.features.tails.QuantileClipper",
     "ml_notebooks.features.tails.RareCategories",
+    "numpy.dtype",
     "sklearn._loss.link.Interval",
     "sklearn._loss.link.LogitLink",
     "sklearn._loss.loss.HalfBinomialLoss",
