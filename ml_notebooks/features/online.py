@@ -112,12 +112,12 @@ class _View:
 
     def keys(self, entities: Entities, names: Sequence[str]) -> list[bytes]:  # the names of the values, where entities are sequences
         """The keys of some entities. Raises `MissingEntity` and `BadEntity`."""
-        key, wanted = self.layout.key, tuple(self.layout.entity)
+        wanted = self.layout.entity
+        if not wanted:
+            return [self.layout.place.encode()] * len(entities)
+        places = wanted if isinstance(entities[0], Mapping) else [names.index(name) for name in wanted]
         try:
-            if isinstance(entities[0], Mapping):
-                return [key([entity[name] for name in wanted]) for entity in entities]  # type: ignore[call-overload]
-            places = [names.index(name) for name in wanted]
-            return [key([entity[place] for place in places]) for entity in entities]  # type: ignore[index]
+            return self.layout.keys([[entity[place] for entity in entities] for place in places])  # type: ignore[index, call-overload]
         except (KeyError, IndexError) as error:
             raise _missing(self.layout, entities, names) from error
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Stamp', 'NOBODY', 'Kind', 'microseconds', 'instant_of', 'stamp_of', 'Layout', 'layout_of']
 
-# %% ../../nbs/library/features/12_online_rows.ipynb #b56107ae
+# %% ../../nbs/library/features/12_online_rows.ipynb #1cbb3cf5
+import contextlib
 import hashlib
 import json
 import operator
@@ -119,9 +120,13 @@ class Layout:
         return all(kind.code and not kind.read for kind in self.kinds)
 
     @cached_property
-    def key(self) -> Callable[[Sequence[Any]], bytes]:
-        """Values of the entity, in the order of its keys -> the key of its row. Raises `BadEntity`."""
+    def keys(self) -> Callable[[Sequence[Sequence[Any]]], list[bytes]]:
+        """Of many entities the values of each of their keys -> the keys of their rows. Raises `BadEntity`."""
         return _key_maker(self)
+
+    def key(self, entity: Sequence[Any]) -> bytes:
+        """The key of an entity's row, from its values in the order of its keys. Raises `BadEntity`."""
+        return self.keys([(value,) for value in entity])[0] if self.entity else self.place.encode()
 
     @cached_property
     def row(self) -> Callable[[int, int, Sequence[Any]], bytes]:
@@ -189,20 +194,19 @@ def _slow_key(layout: Layout, entity: Sequence[Any]) -> bytes:
     return layout.place.encode() + key
 
 
-def _key_maker(layout: Layout) -> Callable[[Sequence[Any]], bytes]:
-    """What makes keys; without detours where the entity is one number."""
-    prefix, pack = layout.place.encode(), struct.Struct(">q").pack
+def _key_maker(layout: Layout) -> Callable[[Sequence[Sequence[Any]]], list[bytes]]:
+    """What makes the keys of many entities; without detours where they are one number or one short text each."""
+    prefix, pack, kinds = layout.place.encode(), struct.Struct(">q").pack, [_key_kind(layout, key) for key in layout.entity]
 
-    def number_key(entity: Sequence[Any]) -> bytes:
-        try:
-            (value,) = entity
-            return prefix + pack(value) if type(value) is int else _slow_key(layout, entity)
-        except struct.error:
-            return _slow_key(layout, entity)
+    def keys(columns: Sequence[Sequence[Any]]) -> list[bytes]:
+        with contextlib.suppress(struct.error):
+            if kinds == [_INTEGER] and set(map(type, columns[0])) == {int}:
+                return [prefix + pack(value) for value in columns[0]]
+        if kinds == [_TEXT] and set(map(type, columns[0])) == {str} and max(map(len, columns[0])) <= _LONGEST // 4:  # bytes of a letter
+            return [prefix + value.encode() for value in columns[0]]
+        return [_slow_key(layout, entity) for entity in zip(*columns, strict=True)]
 
-    if [_key_kind(layout, key) for key in layout.entity] == [_INTEGER]:
-        return number_key
-    return lambda entity: _slow_key(layout, entity)
+    return keys
 
 # %% ../../nbs/library/features/12_online_rows.ipynb #a3994200
 def _row_maker(layout: Layout) -> Callable[[int, int, Sequence[Any]], bytes]:

@@ -87,10 +87,11 @@ def latest_rows(
 
 def _packed(wh: Warehouse, layout: Layout, query: str) -> Iterator[list[tuple[bytes, bytes]]]:
     """Batches of keys and rows."""
-    count, key, row = len(layout.entity), layout.key, layout.row
+    count, keys, row = len(layout.entity), layout.keys, layout.row
     cursor = wh._connection.execute(query)
     while found := cursor.fetchmany(_BATCH):
-        yield [(key(one[:count]), row(one[count], one[count + 1], one[count + 2 :])) for one in found]
+        of = keys(list(zip(*found, strict=True))[:count]) if count else [layout.place.encode()]
+        yield [(key, row(one[count], one[count + 1], one[count + 2 :])) for key, one in zip(of, found, strict=True)]
 
 # %% ../../nbs/library/features/15_push.ipynb #470a8d1c
 @dataclass(frozen=True)
