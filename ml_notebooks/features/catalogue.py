@@ -171,13 +171,14 @@ def _entry(store: FeatureStore, kept: Sequence[Version], done: Mapping[str, tupl
 # %% ../../nbs/library/features/35_catalogue.ipynb #b9b723d6
 def statistics(
     store: FeatureStore,
-    view: str,
+    view: str = "",  # default all
 ) -> "pd.DataFrame":
-    """What the features of a view looked like in each of its increments, in the order of computing. Raises `UnknownFeature`."""
-    versions(store, view)
-    if not has_table(store.wh, STATISTICS):
-        import pandas as pd
+    """What features looked like in each increment, in the order of computing. Raises `UnknownFeature`."""
+    import pandas as pd
 
-        return pd.DataFrame()
-    columns = "version, since, until, feature, type, rows, missing, distinct_values, mean, deviation, quarter, median, three_quarters, least, greatest"
-    return store.wh.sql(f"SELECT {columns} FROM {STATISTICS} WHERE view = ? ORDER BY rowid", [view]).df()
+    columns = "view, version, since, until, feature, type, rows, missing, distinct_values, mean, deviation, quarter, median, three_quarters, least, greatest"
+    looks = pd.DataFrame(_lines(store, STATISTICS, columns.split(", ")), columns=columns.split(", "))
+    found = looks[looks.view == view].reset_index(drop=True) if view else looks
+    if view and found.empty:
+        versions(store, view)
+    return found

@@ -225,12 +225,15 @@ def _work(workspace: Workspace, run: Run, observer: Observer, step: Step, turn: 
 # %% ../../nbs/library/pipelines/17_run.ipynb #2efaa016
 def _write_down(wh: Warehouse, run: Run, pipeline: Pipeline, problem: BaseException | None) -> None:
     """Note how a run went, and write its page."""
+    from ml_notebooks.pipelines.features_page import write_features_page
     from ml_notebooks.pipelines.report import write_index, write_run_page
 
     workspace = wh.workspace
+    secrets = list(secret_values(workspace.settings))
     for write in (
         lambda: write_run(wh, run),
-        lambda: write_run_page(run, pipeline, workspace.path(run.report), last_green(wh, run), list(secret_values(workspace.settings))),
+        lambda: write_features_page(wh, run, workspace.path(run.report), secrets),
+        lambda: write_run_page(run, pipeline, workspace.path(run.report), last_green(wh, run), secrets),
         lambda: write_index(read_runs(wh), workspace.reports, workspace.root),
     ):
         try:
