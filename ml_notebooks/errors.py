@@ -633,9 +633,10 @@ class BadSpine(MLNotebooksError, KeyError):
     """The rows that ask for features lack a column."""
 
     def __init__(self, missing: Iterable[str], known: Iterable[str]):
+        missing, known = list(missing), list(known)
         super().__init__(
             f"The spine has no column {', '.join(f'`{name}`' for name in missing)}.",
-            f"It has {', '.join(known)}.",
+            f"It has {', '.join(known)}. {did_you_mean(missing[0], known)}".strip(),
             "Give the entities of all views that are asked for, and the instant of asking; `at` names the latter.",
         )
 

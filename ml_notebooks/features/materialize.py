@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ..data.catalog import identifier, quote
 from ..data.queries import what_is_read
 from ..data.staging import Staged
-from ..errors import BadData, BadIncrement, BadView, NaiveTime, StaleFeatures
+from ..errors import BadData, BadIncrement, BadView, NaiveTime, StaleFeatures, did_you_mean
 from .store import VIEWS, FeatureStore, has_table, keep_lines
 from .view import FeatureView
 from ..logs import current_run
@@ -60,7 +60,8 @@ def _types(store: FeatureStore, view: FeatureView, query: str) -> dict[str, str]
     types = {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True)}
     missing = [column for column in view.keys if column not in types]
     if missing:
-        raise BadData(view.table, f"Its query has no column {', '.join(missing)}.", "Let the query give entity, timestamp and features.")
+        found = f"Its query has no column {', '.join(missing)}; it has {', '.join(types)}. {did_you_mean(missing[0], types)}".strip()
+        raise BadData(view.table, found, "Let the query give entity, timestamp and features.")
     for column in filter(None, (view.timestamp, view.created)):
         if types[column] != "TIMESTAMP WITH TIME ZONE" and not (view.zone and types[column].startswith("TIMESTAMP")):
             raise NaiveTime(f"the view `{view.name}`", column, types[column])
