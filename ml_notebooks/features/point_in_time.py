@@ -78,12 +78,30 @@ def point_in_time_query(
     Raises `UnknownTable` for a view that is not materialised, `BadSpine`, and `NaiveTime` when `at` names no time zone.
     """
     check_spine(wh, spine, views, at)
-    select, joins = ["spine.*"], []
+    made = []
     for view in views:
         table = (tables or {}).get(view.name, view.table)
-        rows, visible = visible_rows(view, table)
-        same = [f"spine.{key} = {view.name}.{key}" for key in map(identifier, view.entity)]
-        conditions = " AND ".join([*same, f"spine.{identifier(at)} >= {view.name}.{visible}"])
-        joins.append(f"ASOF LEFT JOIN {rows} AS {view.name} ON {conditions}")
-        select += _select(view, feature_columns(wh, view, table), at, (only or {}).get(view.name), stamped)
-    return "\n".join([f"SELECT {', '.join(select)}", f"FROM ({spine}) AS spine", *joins])
+        made.append((view, table, _select(view, feature_columns(wh, view, table), at, (only or {}).get(view.name), stamped)))
+    if len(made) < 2:
+        columns = ", ".join(["spine.*", *(column for *_, chosen in made for column in chosen)])
+        return "\n".join([f"SELECT {columns}", f"FROM ({spine}) AS spine", *(_join(view, table, at) for view, table, _ in made)])
+    return _side_by_side(spine, made, at)
+
+
+def _join(view: FeatureView, table: str, at: str) -> str:
+    rows, visible = visible_rows(view, table)
+    same = [f"spine.{key} = {view.name}.{key}" for key in map(identifier, view.entity)]
+    return f"ASOF LEFT JOIN {rows} AS {view.name} ON {' AND '.join([*same, f'spine.{identifier(at)} >= {view.name}.{visible}'])}"
+
+
+def _side_by_side(spine: str, made: Sequence[tuple[FeatureView, str, list[str]]], at: str) -> str:
+    """The same for several views, each joined with no more of the spine than it needs."""
+    parts = [f'"asking rows" AS MATERIALIZED (SELECT *, row_number() OVER () AS "asking row" FROM ({spine}))']
+    for view, table, columns in made:
+        needed = ", ".join(map(identifier, (*view.entity, at)))
+        narrow = f'FROM (SELECT "asking row", {needed} FROM "asking rows") AS spine'
+        chosen = ", ".join(['spine."asking row"', *columns])
+        parts.append(f'"answers of {view.name}" AS (SELECT {chosen} {narrow} {_join(view, table, at)})')
+    select = ['"asking rows".* EXCLUDE ("asking row")', *(f'"answers of {view.name}".* EXCLUDE ("asking row")' for view, *_ in made)]
+    joins = [f'JOIN "answers of {view.name}" USING ("asking row")' for view, *_ in made]
+    return "\n".join([f"WITH {', '.join(parts)}", f"SELECT {', '.join(select)}", 'FROM "asking rows"', *joins])
