@@ -27,7 +27,7 @@ from ml_notebooks.features.columns import (
 )
 from .panel import History, known_at, remember
 
-# %% ../../nbs/library/features/23_encoders.ipynb #db792386
+# %% ../../nbs/library/features/23_encoders.ipynb #dc316e5b
 class _Ordered(FrameTransformer):
     """An encoder of categories that reads what was before each row."""
 
@@ -54,9 +54,8 @@ class _Ordered(FrameTransformer):
         self.histories_: list[History] = [history for history, _ in made]
         return [order for _, order in made]
 
-    def _before(self, X: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _before(self, frame: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
         """For all rows and each column: where the facts before each row stand."""
-        frame = read_frame(self, X, reset=False)
         times = instants(self, frame.iloc[:, self.time_])
         return [history.before(keys, times) for history, keys in zip(self.histories_, self._categories(frame).T, strict=True)]
 
@@ -96,7 +95,7 @@ def _classes(
         raise BadTransform(transformer, f"All {len(y)} sample(s) have the label `{classes[0]}`.", "Give rows of at least two classes.")
     return classes
 
-# %% ../../nbs/library/features/23_encoders.ipynb #f579ed28
+# %% ../../nbs/library/features/23_encoders.ipynb #aee1b5cb
 class OrderedTargetEncoder(_Ordered):
     """The mean label of each category before each row, drawn towards the mean of all labels, shape (rows, columns * labels).
 
@@ -134,7 +133,7 @@ class OrderedTargetEncoder(_Ordered):
     def transform(self, X: Any) -> np.ndarray:
         """The encodings of each row: those of the first column, then of the next. Raises `BadTransform` and `NaiveTime`."""
         check_is_fitted(self)
-        places = self._before(X)
+        places = self._before(read_frame(self, X, False))
         (total, count), *others = (self._sums(number, *place) for number, place in enumerate(places))
         with np.errstate(invalid="ignore"):
             prior = total / count
