@@ -1,0 +1,138 @@
+"""What people get wrong with features, and clocks: an error that says what to do, and nothing changed; or a rule that was stated before."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from support.workspaces import make_workspace
+
+from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.errors import (
+    BadData,
+    BadIncrement,
+    BadSpine,
+    BadView,
+    NaiveTime,
+    StaleFeatures,
+    UnknownFeature,
+)
+from ml_notebooks.features import materialize as materialize_module
+from ml_notebooks.features import store as store_module
+from ml_notebooks.features.materialize import held_version, materialize
+from ml_notebooks.features.store import FeatureStore
+from ml_notebooks.features.training_set import training_set
+from ml_notebooks.features.view import FeatureView, in_order
+
+ROWS = "SELECT origin, landed::TIMESTAMPTZ AS landed_at, delay FROM (VALUES ('EWR', '2013-07-01 10:00:00Z', 5), ('JFK', '2013-07-01 11:00:00Z', 9)) AS given(origin, landed, delay)"
+SPINE = "SELECT 'EWR' AS origin, TIMESTAMPTZ '2013-07-01 12:00:00Z' AS asked_at"
+NOON = datetime(2013, 7, 1, 12, tzinfo=timezone.utc)
+HOUR = timedelta(hours=1)
+LAST = FeatureView("last", "origin", "landed_at", ROWS, 9 * HOUR)
+
+
+@pytest.fixture(scope="module")
+def wh(tmp_path_factory):
+    with open_warehouse(make_workspace(tmp_path_factory.mktemp("mistakes"))) as opened:
+        materialize(FeatureStore(opened), LAST)
+        yield opened
+
+
+@pytest.fixture
+def store(wh):
+    return FeatureStore(wh).register(LAST)
+
+
+MISTAKEN_SETS = {
+    "a view that is called otherwise": (SPINE, ["lst"], UnknownFeature, "Did you mean `last`"),
+    "a feature that is called otherwise": (SPINE, ["last:dely"], UnknownFeature, "Did you mean `last:delay`"),
+    "an entity that is called otherwise": (SPINE.replace("origin", "orign"), ["last"], BadSpine, "Did you mean `orign`"),
+    "no time": ("SELECT 'EWR' AS origin", ["last"], BadSpine, "no column `asked_at`"),
+    "a time that is called otherwise": (SPINE.replace("asked_at", "asked_on"), ["last"], BadSpine, "Did you mean `asked_on`"),
+    "a time without a zone": (SPINE.replace("TIMESTAMPTZ", "TIMESTAMP").replace("00Z", "00"), ["last"], NaiveTime, "names no time zone"),
+    "a table that is called otherwise": ("features.lost", ["last"], KeyError, "Did you mean `features.last`"),
+}
+
+
+@pytest.mark.parametrize(("spine", "features", "error", "words"), MISTAKEN_SETS.values(), ids=MISTAKEN_SETS)
+def test_mistaken_training_sets_say_what_was_meant(store, spine, features, error, words):
+    before = store.wh.snapshots()["snapshot"].max()
+    with pytest.raises(error, match=words):
+        training_set(store, "features.refused", spine, features)
+    assert store.wh.snapshots()["snapshot"].max() == before
+
+
+MISTAKEN_VIEWS = {
+    "its entity is called otherwise": ({"entity": "orign"}, BadData, "no column orign; it has origin, landed_at, delay. Did you mean `origin`"),
+    "its time is called otherwise": ({"timestamp": "landed"}, BadData, "Did you mean `landed_at`"),
+    "no time of writing": ({"created": "written_at"}, BadData, "no column written_at"),
+    "its time is a text": ({"query": ROWS.replace("::TIMESTAMPTZ", "")}, NaiveTime, "VARCHAR"),
+    "two rows for one entity and time": ({"query": f"{ROWS} UNION ALL SELECT 'EWR', TIMESTAMPTZ '2013-07-01 10:00:00Z', 7"}, BadData, "at origin EWR and landed_at 2013-07-01 10:00:00"),
+    "its table does not exist": ({"query": "FROM clean.lost"}, KeyError, "`clean.lost` is not in the warehouse"),
+    "it reads another's table in silence": ({"query": "FROM features.last"}, BadView, "does not say so"),
+    "it reads itself": ({"name": "last", "query": "FROM features.last"}, BadView, "does not say so"),
+    "what it reads is in another version": ({"query": "FROM features.last", "reads": replace(LAST, ttl=HOUR)}, StaleFeatures, "Compute them"),
+    "what it reads was never computed": ({"query": "FROM features.never", "reads": replace(LAST, name="never")}, StaleFeatures, "The store did not compute them"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("wrong", "error", "words"), MISTAKEN_VIEWS.values(), ids=MISTAKEN_VIEWS)
+def test_mistaken_views_say_what_was_meant_and_change_no_rows(store, wrong, error, words):
+    rows = store.wh.table("features.last").fetchall()
+    with pytest.raises(error, match=words):
+        materialize(store, replace(LAST, **{"name": "mistaken"} | wrong))
+    assert store.wh.table("features.last").fetchall() == rows and "features.mistaken" not in store.wh.names()
+
+
+def test_rows_that_are_the_same_are_one(store):
+    assert materialize(store, replace(LAST, name="same", query=f"{ROWS} UNION ALL {ROWS}")).rows == 2
+
+
+def test_rows_of_the_future_wait_until_it_has_come(store):
+    ahead = datetime.now(timezone.utc) + HOUR
+    view = replace(LAST, name="ahead", query=f"{ROWS} UNION ALL SELECT 'EWR', TIMESTAMPTZ '{ahead.isoformat()}', 99")
+    done = materialize(store, view)
+    assert (done.rows, done.ahead) == (2, 1)
+    later = materialize(store, view, since="last", until=ahead + HOUR)
+    assert (later.rows, later.ahead) == (1, 0)
+    for beside, answered in ((timedelta(microseconds=-1), 0), (timedelta(0), 1)):
+        spine = f"SELECT 'EWR' AS origin, TIMESTAMPTZ '{(ahead + beside).isoformat()}' AS asked_at"
+        assert training_set(store, "features.waited", spine, ["ahead"]).answers["ahead"].answered == answered
+
+
+def at(monkeypatch, moment):
+    """Let the store's clock stand at a moment."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return moment
+
+    for module in (materialize_module, store_module):
+        monkeypatch.setattr(module, "datetime", Clock)
+
+
+def test_a_clock_that_jumps_back_loses_nothing(store, monkeypatch):
+    first, second = replace(LAST, name="jumped"), replace(LAST, name="jumped", ttl=HOUR)
+    at(monkeypatch, NOON)
+    materialize(store, first)
+    at(monkeypatch, NOON - 2 * HOUR)  # 10:00, when the first row has just not come
+    with pytest.raises(BadIncrement, match="the clock was put back"):
+        materialize(store, first, since="last")
+    assert store.wh.sql("SELECT count(*) FROM features.jumped").fetchall() == [(2,)]
+    assert materialize(store, second).ahead == 2
+    assert held_version(store, first) == second.version and FeatureStore(store.wh).view("jumped") == second
+    assert materialize(store, second, since="last", until=NOON).rows == 2
+
+
+def test_views_of_views_are_computed_one_after_the_other(store):
+    worst = FeatureView("worst", (), "landed_at", "SELECT landed_at, max(delay) AS delay FROM features.last GROUP BY ALL", 9 * HOUR, reads=LAST)
+    doubled = FeatureView("doubled", (), "landed_at", "SELECT landed_at, delay * 2 AS delay FROM features.worst", 9 * HOUR, reads=worst)
+    with pytest.raises(StaleFeatures, match=r"features\.worst"):
+        materialize(store, doubled)
+    assert [materialize(store, view).rows for view in in_order(doubled)] == [2, 2, 2]
+    training_set(store, "features.chained", SPINE, [doubled])
+    assert store.wh.sql("SELECT doubled_delay FROM features.chained").fetchall() == [(18,)]
+    changed = replace(doubled, reads=replace(worst, ttl=HOUR))
+    with pytest.raises(StaleFeatures, match=r"features\.doubled"):
+        training_set(store, "features.chained", SPINE, [changed])
+    assert FeatureStore(store.wh).view("doubled", doubled.version).inputs == (worst,)
