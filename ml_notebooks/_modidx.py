@@ -2287,8 +2287,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'ml_notebooks/features/events.py'),
                                               'ml_notebooks.features.events._names': ( 'library/features/events.html#_names',
                                                                                        'ml_notebooks/features/events.py'),
-                                              'ml_notebooks.features.events._numbers': ( 'library/features/events.html#_numbers',
-                                                                                         'ml_notebooks/features/events.py'),
                                               'ml_notebooks.features.events._once': ( 'library/features/events.html#_once',
                                                                                       'ml_notebooks/features/events.py'),
                                               'ml_notebooks.features.events._put_together': ( 'library/features/events.html#_put_together',

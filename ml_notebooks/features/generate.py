@@ -194,7 +194,7 @@ def _query(rows: str, entity: Sequence[str], features: Sequence[GeneratedFeature
     aggregates = {one.short: (one.sql, one.window) for one in features if one.window}
     if aggregates:
         return rolling_query(rows, keys, "known_at", aggregates)
-    columns = [f"{one.sql} AS {identifier(one.short)}" for one in features if one.sql]
+    columns = [one.sql for one in features if one.sql]
     return f"SELECT DISTINCT {', '.join([*keys, 'known_at', *columns])}\nFROM ({rows})"
 
 
