@@ -334,6 +334,7 @@ def test_a_run_keeps_which_contract_held_and_what_it_said(workspace, mlnb):
     with open_warehouse(find_workspace(workspace), read_only=True) as wh:
         assert read_steps(wh, runs[0]["run"])[0]["contracts"] == first["contracts"]
         said = [read_contract(wh, "raw.orders", each["version"]) for each in last["contracts"]]
+        assert wh.sql("SELECT run, list(row ORDER BY row) FROM ops.contract_failures GROUP BY run").fetchall() == [(runs[1]["run"], [f'{{"item":{n}}}' for n in range(3)])]
         assert [one.promises[-1].terms["min_value"] for one in said] == [0, 3] and len(wh.table("ops.contracts")) == 2
 
 
