@@ -80,14 +80,14 @@ def _problems(paper: Certificate) -> list[str]:
         newer.append("No row asked before a cut, so nothing was compared: choose later `cuts`.")
     return newer
 
-# %% ../../nbs/library/features/08_certificate.ipynb #596382aa
+# %% ../../nbs/library/features/08_certificate.ipynb #093d58d9
 def newer_rows(store: FeatureStore, question: Question) -> dict[str, int]:  # view -> how many
     """Values in `JOINED` that were not known when they were asked for."""
     at, counts = identifier(question.at), {}
     for view in question.views:
-        stamp, made = identifier(f"{view.name}__known_at"), identifier(view.created or view.timestamp)
-        same = [f"row.{key} = joined.{key}" for key in map(identifier, view.entity)]
-        conditions = [*same, f"row.{identifier(view.timestamp)} = joined.{stamp}", f"joined.{stamp} <= joined.{at}", f"row.{made} <= joined.{at}"]
+        stamp = identifier(f"{view.name}__known_at")
+        same = [f"row.{key} = joined.{key}" for key in map(identifier, view.entity)] + [f"row.{identifier(view.timestamp)} = joined.{stamp}"]
+        conditions = [*same, *(f"row.{identifier(known)} <= joined.{at}" for known in (view.timestamp, view.created) if known)]
         query = f"SELECT count(*) FROM {JOINED} AS joined ANTI JOIN {view.table} AS row ON {' AND '.join(conditions)} WHERE joined.{stamp} IS NOT NULL"
         counts[view.name] = store.wh._connection.execute(query).fetchall()[0][0]
     return counts
