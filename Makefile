@@ -25,7 +25,8 @@ dashboard: $(VENV)/.run  ## serve the dashboards
 	$(BIN)/mlnb dashboard
 
 test: $(VENV)/.test  ## run every test and every library notebook; coverage under 90 % fails
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=xml
+	$(BIN)/python -m compileall -q ml_notebooks  # once, also where PYTHONDONTWRITEBYTECODE would have each kernel do it
+	$(BIN)/python -m pytest -n 2 -p no:nbval --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=xml
 
 soak: $(VENV)/.test  ## run the long versions of the fault and concurrency tests
 	SOAK=1 $(BIN)/python -m pytest -m soak -n 2 --dist loadfile tests

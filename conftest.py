@@ -22,6 +22,7 @@ NEED_FLIGHTS = {"tests/test_dashboard.py", "tests/test_flights.py"}
 
 # Queries of tests are small: threads that hand them to one another take longer than the queries, and there are other test processes.
 os.environ.setdefault("MLNB_WAREHOUSE__THREADS", "1")
+sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would compile its grammars (see ml_notebooks/__main__.py)
 gc.set_threshold(50_000, 20, 100)  # the libraries' objects are many and stay: to look through them took a seventh of the time
 
 

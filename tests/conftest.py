@@ -83,12 +83,11 @@ def flights(tmp_path_factory, mlnb_process):
     """A workspace in which `mlnb run flights` has run on all rows, and how that went.
 
     Each kernel has one thread for its trees: `make test` has two processes, and threads that wait for one another on
-    cores that others use take many times as long. Its coverage is not measured, which would take a fifth longer: what
-    it calls, the library's notebooks call too.
+    cores that others use take many times as long.
     """
     folder = tmp_path_factory.mktemp("flights") / "demo"
     create_workspace(folder)
-    process = mlnb_process("run", "flights", cwd=folder, OMP_NUM_THREADS="1", COVERAGE_PROCESS_CONFIG="")
+    process = mlnb_process("run", "flights", cwd=folder, OMP_NUM_THREADS="1")
     assert process.returncode == 0, process.stdout + process.stderr
     return folder, process
 

@@ -495,7 +495,7 @@ def test_the_parent_has_no_threads_that_a_kernel_would_lack(tmp_path):
     modules = f"{KernelSettings().preload},polars,numpy,scipy.linalg"
     command = [sys.executable, "-Xfrozen_modules=off", "-m", "ml_notebooks.pipelines.warm", str(path), "60", modules]
     subprocess.run(command, cwd=path.parent, env=env, check=True)
-    wait_until(path.exists)
+    wait_until(lambda: kernels.ask(path, kernels.STATUS))  # it answers once it has imported everything
     status = json.loads(kernels.ask(path, kernels.STATUS))
     found = {int(task.name): (task / "comm").read_text().strip() for task in Path(f"/proc/{status['pid']}/task").iterdir()}
     kernels.ask(path, kernels.STOP)

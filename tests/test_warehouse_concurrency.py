@@ -34,7 +34,7 @@ def test_writers_lose_and_double_nothing_and_readers_see_whole_states(workspace)
         writers = [
             stack.enter_context(start(load.write, workspace.root, w, rounds, 0)) for w in range(WRITERS)
         ]
-        written = [writer.hear(30 * rounds) for writer in writers]
+        written = [writer.hear(600 + 30 * rounds) for writer in writers]
         for reader in readers:
             reader.tell("stop")
         seen = [reader.hear() for reader in readers]

@@ -19,8 +19,8 @@ from ml_notebooks.pipelines.warm import CALM_THREADS
 INJECTED = "injected-parameters"  # the tag of papermill's own cell
 PYTEST = [
     sys.executable,
-    "-m",
-    "pytest",
+    "-c",
+    "import sys; sys.modules['rfc3987_syntax'] = None; import pytest; sys.exit(pytest.main())",  # as ml_notebooks/__main__.py does
     "-q",
     "-p",
     "no:cacheprovider",
@@ -53,9 +53,8 @@ def compare_with_executed(notebooks, folder, executed):
 
 
 def _call_nbval(options, notebooks, folder, workspace):
-    unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = unmeasured | CALM_THREADS | {"MLNB_HOME": str(workspace), "PYTHONPATH": paths}
+    environment = os.environ | CALM_THREADS | {"MLNB_HOME": str(workspace), "PYTHONPATH": paths}
     command = [*PYTEST, f"--rootdir={folder}", *options, *(numbered(path, folder) for path in notebooks)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=workspace)
 
