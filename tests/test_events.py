@@ -12,8 +12,13 @@ from support.soak import SOAK, soak
 from support.workspaces import make_workspace
 
 from ml_notebooks.data.warehouse import open_warehouse
-from ml_notebooks.features.events import Windowed, fold
+from ml_notebooks.features.events import Windowed, fold, ingest_events
+from ml_notebooks.features.materialize import materialize
+from ml_notebooks.features.online_rows import microseconds
+from ml_notebooks.features.online_store import EmbeddedStore
+from ml_notebooks.features.push import held_online, push
 from ml_notebooks.features.rolling import last
+from ml_notebooks.features.store import FeatureStore
 
 START = datetime(2013, 3, 10, 7, tzinfo=timezone.utc)
 SCHEMA = pa.schema(
@@ -115,7 +120,7 @@ def cut(events, places):
 
 
 @soak
-@settings(max_examples=1500 if SOAK else 12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400 if SOAK else 10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     events=st.lists(EVENT, max_size=16),
     again=st.lists(st.integers(0, 15), max_size=6),
@@ -132,3 +137,80 @@ def test_events_fold_into_what_the_batch_computes(wh, events, again, places, ent
     assert {entity: row.kept for entity, row in whole.items()} == {entity: row.kept for entity, row in rows.items()}
     counts = ("in_order", "late", "outside")
     assert [sum(getattr(done, name) for done in became) for name in counts] == [getattr(once, name) for name in counts]
+
+
+@soak
+@settings(max_examples=60 if SOAK else 3, deadline=None, suppress_health_check=list(HealthCheck))
+@given(events=st.lists(EVENT, min_size=1, max_size=12), places=st.lists(st.integers(0, 12), max_size=3), seed=st.uuids())
+def test_what_is_served_is_what_a_push_would_write(wh, tmp_path_factory, events, places, seed):
+    folder, store = tmp_path_factory.mktemp("online"), FeatureStore(wh)
+    wh.publish("clean.events", pa.Table.from_pylist([], SCHEMA))
+    definition = Windowed(f"view_{seed.hex}", ("origin", "carrier"), "known_at", "event", "clean.events", WINDOWS)
+    materialize(store, definition.view)
+    push(store, definition.view, EmbeddedStore(folder))
+    for batch in cut([mapping(event) for event in events], places):
+        streamed = EmbeddedStore(folder)  # as after a restart: what it knows is what is in the folder
+        ingest_events(wh, streamed, definition, batch)
+        streamed.close()
+    wh.publish("clean.events", pa.Table.from_pylist([mapping(event) for event in events], SCHEMA))
+    materialize(store, definition.view)
+    pushed = EmbeddedStore(tmp_path_factory.mktemp("pushed"))
+    push(store, definition.view, pushed)
+    layout = held_online(pushed, definition.name)[0].layout
+    keys = [layout.key(key) for key in sorted({event[:2] for event in events})]
+    for one, other in zip(streamed.read(keys), pushed.read(keys), strict=True):
+        assert all(map(alike, layout.fields(one), layout.fields(other)))
+    assert push(store, definition.view, streamed).taken_out == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"known_at": "2013-07-01"}, "`2013-07-01`, which names no time zone"),
+        ({"known_at": datetime(2013, 7, 1)}, "names no time zone"),
+        ({"known_at": "2013-02-30 10:00:00Z"}, "is no TIMESTAMP WITH TIME ZONE"),
+        ({"known_at": 1372672800000}, "is no TIMESTAMP WITH TIME ZONE"),
+        ({"known_at": "infinity"}, "names no time zone"),
+        ({"known_at": None}, "no `known_at`"),
+        ({"carrier": None}, "no `carrier`"),
+        ({"carrier": 1.5}, "`1.5`, which is no INTEGER"),
+        ({"carrier": 2**40}, "is no INTEGER"),
+        ({"event": None}, "no `event`"),
+        ({"event": ""}, "is no BIGINT"),
+        ({"late": "perhaps"}, "is no BOOLEAN"),
+        ({"delay": [1]}, "`[1]`, which is no DOUBLE"),
+        ({"bags": "1e3"}, "`1e3`, which is no BIGINT"),
+        ({"delay": "x" * 5000}, "is no DOUBLE"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_its_reason(wh, value, reason):
+    good = mapping(("EWR", 1, START, 1, 0.5, True, "A", 3))
+    became, rows = fold(wh, windows(wh, []), [good, good | value])
+    assert list(became.refused) == [1] and reason in became.refused[1] and len(became.refused[1]) < 300
+    assert became.in_order == 1 and len(rows) == 1
+
+
+def test_every_instant_with_a_time_zone_is_read(wh):
+    written = ["2013-07-01T10:00:00Z", "2013-07-01 12:00:00+02", "2013-07-01 06:00:00.000000-04:00", "2013-07-01T15:30:00.0+0530", datetime(2013, 7, 1, 10, tzinfo=timezone.utc)]
+    for place, at in enumerate(written):
+        _, rows = fold(wh, windows(wh, []), [mapping(("EWR", 1, START, place, 0.5, True, "A", 3)) | {"known_at": at}])
+        assert rows["EWR", 1].known_at == datetime(2013, 7, 1, 10, tzinfo=timezone.utc)
+
+
+def test_frames_rows_and_mappings_fold_alike(wh):
+    events = [("EWR", 1, moment(3 * number), number, number / 3, number % 2 == 0, "ä", 2**53 + number) for number in range(9)]
+    definition = windows(wh, events)
+    table = pa.Table.from_pylist([mapping(event) for event in events], SCHEMA)
+    frame = table.to_pandas()
+    results = [fold(wh, definition, given)[1] for given in ([mapping(event) for event in events], table, frame, "FROM temp.main.batch_events", frame.to_dict("records"))]
+    assert all(result == results[0] for result in results) and len(results[0]) == 1
+
+
+def test_what_is_kept_does_not_grow_beyond_the_window(wh):
+    definition, kept = windows(wh, []), ""
+    for number in range(0, 400, 20):
+        batch = [mapping(("EWR", 1, START + timedelta(minutes=at), at, 1.0, True, "A", 1)) for at in range(number, number + 20)]
+        became, rows = fold(wh, definition, batch, lambda _, kept=kept: [kept] if kept else [])
+        kept = rows["EWR", 1].kept
+        assert became.in_order == 20 and kept.count("EWR") == min(number + 20, 91)
+    assert microseconds(rows["EWR", 1].known_at) == microseconds(START + timedelta(minutes=399))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Entity', 'Windowed', 'latest_query', 'text_of', 'Folded', 'Latest', 'fold', 'kept_layout', 'ingest_events']
 
-# %% ../../nbs/library/features/18_events.ipynb #93830f7c
+# %% ../../nbs/library/features/18_events.ipynb #473a8100
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,9 +24,8 @@ from .view import FeatureView
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
-# %% ../../nbs/library/features/18_events.ipynb #e10e7322
+# %% ../../nbs/library/features/18_events.ipynb #6a8c0f87
 @dataclass(frozen=True)
 class Windowed:
     """Aggregates over the events of an entity, in windows that end at its latest event."""
@@ -49,7 +48,8 @@ class Windowed:
     @property
     def view(self) -> FeatureView:
         """The view whose rows `materialize` computes from the events."""
-        query = rolling_query(_once(self, _rows_of(self.events)), self.entity, self.timestamp, self.aggregates)
+        aggregates = {identifier(feature): aggregate for feature, aggregate in self.aggregates.items()}
+        query = rolling_query(_once(self, _rows_of(self.events)), list(map(identifier, self.entity)), identifier(self.timestamp), aggregates)
         return FeatureView(self.name, self.entity, self.timestamp, query, self.ttl, late=self.late, online=True, **self.about)
 
     @property
@@ -90,8 +90,8 @@ def latest_query(
         f"{f'GROUP BY {_names(*windows.entity)}' if windows.entity else 'HAVING count(*) > 0'}"
     )
 
-# %% ../../nbs/library/features/18_events.ipynb #5125ca0c
-_TEXTS, _TYPED = "event_texts", "temp.main.typed_events"
+# %% ../../nbs/library/features/18_events.ipynb #c38cbb0f
+_CAME = "temp.main.events_that_came"
 _WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT")
 
 
@@ -107,21 +107,20 @@ def _types(wh: Warehouse, windows: Windowed) -> dict[str, str]:
     return types
 
 
-def _texts(wh: Warehouse, events: Any, columns: Iterable[str]) -> "pa.Table":
-    """The events with each value as a text."""
-    import pyarrow as pa
-
+def _texts(wh: Warehouse, events: Any, columns: Iterable[str]) -> list[list[str | None]]:
+    """The values of each column as texts."""
     if not isinstance(events, str) and not hasattr(events, "columns"):
         events = list(events)
-        return pa.table({column: pa.array([text_of(event.get(column)) for event in events], pa.string()) for column in columns})
+        return [[text_of(event.get(column)) for event in events] for column in columns]
     if not isinstance(events, str):
         wh._connection.register("events_given", events)
     try:
         rows = wh.sql(f"FROM {_rows_of(events) if isinstance(events, str) else 'events_given'}")
         made = [f"{identifier(column) if column in rows.columns else 'NULL'}::VARCHAR AS {identifier(column)}" for column in columns]
-        return rows.select(", ".join(made)).to_arrow_table()
+        return [column.to_pylist() for column in rows.select(", ".join(made)).to_arrow_table().columns]
     finally:
-        wh._connection.unregister("events_given")
+        if not isinstance(events, str):
+            wh._connection.unregister("events_given")
 
 
 def text_of(value: Any) -> str | None:
@@ -130,7 +129,7 @@ def text_of(value: Any) -> str | None:
         return json.dumps(value)
     return value if value is None else value.isoformat() if isinstance(value, datetime) else str(value)
 
-# %% ../../nbs/library/features/18_events.ipynb #ebfd804f
+# %% ../../nbs/library/features/18_events.ipynb #429e6e1e
 def _refusal(windows: Windowed, types: Mapping[str, str]) -> str:
     """SQL of why an event cannot be read; NULL where it can."""
     at = identifier(windows.timestamp)
@@ -150,28 +149,18 @@ def _said(name: str, what: str) -> str:
     return f"format('Its `{{}}` is `{{}}`, which {what}.', {quote(name)}, {identifier(name)}[:100])"
 
 
-def _read(wh: Warehouse, windows: Windowed, types: Mapping[str, str], events: Any, now: datetime) -> tuple[dict[int, str], tuple[int, ...]]:
-    """Put the events that can be read into a table; which cannot and why, and which lie in the future."""
-    run, at = wh._connection.execute, identifier(windows.timestamp)
+def _read(wh: Warehouse, windows: Windowed, types: Mapping[str, str], events: Any, now: datetime) -> list[tuple[Any, ...]]:
+    """Put the events into a table; of each its place, why it cannot be read, whether its instant has not come, and its entity."""
     texts = _texts(wh, events, types)
-    wh._connection.register(_TEXTS, texts.append_column("number", _numbers(len(texts))))
-    try:
-        typed = ", ".join(f"TRY_CAST({name} AS {kind}) AS {name}" for name, kind in ((identifier(name), kind) for name, kind in types.items()))
-        run(f"CREATE OR REPLACE TEMP TABLE {_TYPED} AS SELECT number, {_refusal(windows, types)} AS refused, {typed} FROM {_TEXTS}")
-    finally:
-        wh._connection.unregister(_TEXTS)
-    refused = run(f"SELECT number, refused FROM {_TYPED} WHERE refused IS NOT NULL ORDER BY number").fetchall()
-    ahead = run(f"SELECT number FROM {_TYPED} WHERE refused IS NULL AND {at} > ?::TIMESTAMPTZ ORDER BY number", [now]).fetchall()
-    run(f"DELETE FROM {_TYPED} WHERE refused IS NOT NULL OR {at} > ?::TIMESTAMPTZ", [now])
-    return dict(refused), tuple(number for (number,) in ahead)
+    columns = ", ".join(f"unnest(?::VARCHAR[]) AS {identifier(name)}" for name in types)
+    typed = ", ".join(f"TRY_CAST({name} AS {kind}) AS {name}" for name, kind in ((identifier(name), kind) for name, kind in types.items()))
+    ahead = f"coalesce(TRY_CAST({identifier(windows.timestamp)} AS TIMESTAMPTZ) > ?::TIMESTAMPTZ, false)"
+    query = f"SELECT number, {_refusal(windows, types)} AS refused, {ahead} AS ahead, {typed} FROM (SELECT unnest(range(?)) AS number, {columns})"
+    wh._connection.execute(f"CREATE OR REPLACE TEMP TABLE {_CAME} AS {query}", [now, len(texts[0]), *texts])
+    keys = [identifier(key) for key in windows.entity]
+    return list(wh._connection.execute(f"SELECT {', '.join(['number', 'refused', 'ahead', *keys])} FROM {_CAME} ORDER BY number").fetchall())
 
-
-def _numbers(count: int) -> "pa.Array":
-    import pyarrow as pa
-
-    return pa.array(range(count), pa.int64())
-
-# %% ../../nbs/library/features/18_events.ipynb #bc5ab314
+# %% ../../nbs/library/features/18_events.ipynb #c61621b0
 @dataclass(frozen=True)
 class Folded:
     """What became of some events."""
@@ -203,14 +192,14 @@ class Folded:
 
     def __repr__(self) -> str:
         said = ", ".join(f"{count:,} {name}" for name, count in self.to_frame().itertuples(index=False) if count)
-        return f"Folded({self.view} {self.version}: {said or 'no events'}; {self.rows:,} rows)"
+        return f"Folded({self.view} {self.version}: {said or 'no events'}; {self.rows:,} row{'s' * (self.rows != 1)})"
 
     def _repr_html_(self) -> str:
         return f"<p><b>{self!r}</b></p>" + self.to_frame().to_html(border=0, index=False)
 
-# %% ../../nbs/library/features/18_events.ipynb #7c98fa7a
+# %% ../../nbs/library/features/18_events.ipynb #53993d10
 Entity = tuple[Any, ...]  # the values of a view's entity columns
-_KEPT, _ALL = "kept_events", "temp.main.events_folded"
+_KEPT, _ALL = "kept_events", "temp.main.events_that_are_there"
 
 
 @dataclass(frozen=True)
@@ -222,14 +211,12 @@ class Latest:
     kept: str  # the events that it was computed from, as the next fold takes them
 
 
-def _put_together(wh: Warehouse, windows: Windowed, types: Mapping[str, str], kept: Iterable[str]) -> None:
-    """One table of the events that were kept, as number -1, and those that came, each with its fate."""
-    import pyarrow as pa
-
-    wh._connection.register(_KEPT, pa.table({"kept": pa.array(list(kept), pa.string())}))
+def _put_together(wh: Warehouse, windows: Windowed, types: Mapping[str, str], kept: Iterable[str]) -> dict[str, int]:
+    """One table of the events that were kept, as number -1, and those that came; how many of these met with which fate."""
     columns, by = _names(*types), ", ".join(map(identifier, windows.entity)) or "1"
     old = ", ".join(f"one[{place}]::{kind} AS {identifier(name)}" for place, (name, kind) in enumerate(types.items(), 1))
-    came = f"SELECT -1 AS number, {old} FROM (SELECT unnest(from_json(kept, '[[\"VARCHAR\"]]')) AS one FROM {_KEPT}) UNION ALL SELECT number, {columns} FROM {_TYPED}"
+    texts = "SELECT unnest(from_json(kept, '[[\"VARCHAR\"]]')) AS one FROM (SELECT unnest(?::VARCHAR[]) AS kept)"
+    were_there, came = f"SELECT -1 AS number, {old} FROM ({texts})", f"SELECT number, {columns} FROM {_CAME} WHERE refused IS NULL AND NOT ahead"
     at, same = identifier(windows.timestamp), f"PARTITION BY {by}, {_names(windows.timestamp, windows.event)} ORDER BY number"
     before = f"max(epoch_us({at})) OVER (PARTITION BY {by} ORDER BY number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) - epoch_us({at})"
     fate = (
@@ -237,10 +224,9 @@ def _put_together(wh: Warehouse, windows: Windowed, types: Mapping[str, str], ke
         "WHEN content IS DISTINCT FROM was THEN 'conflicting' ELSE 'repeated' END"
     )
     about = f"{before} AS behind_us, row_number() OVER ({same}) AS nth, row({columns}) AS content, first(row({columns})) OVER ({same}) AS was"
-    try:
-        wh._connection.execute(f"CREATE OR REPLACE TEMP TABLE {_ALL} AS SELECT number, {columns}, {fate} AS fate FROM (SELECT *, {about} FROM ({came}))")
-    finally:
-        wh._connection.unregister(_KEPT)
+    query = f"SELECT number, {columns}, {fate} AS fate FROM (SELECT *, {about} FROM ({were_there} UNION ALL {came}))"
+    wh._connection.execute(f"CREATE OR REPLACE TEMP TABLE {_ALL} AS {query}", [list(kept)])
+    return dict(wh._connection.execute(f"SELECT fate, count(*) FROM {_ALL} WHERE number >= 0 GROUP BY fate").fetchall())
 
 
 def _latest(wh: Warehouse, windows: Windowed, types: Mapping[str, str]) -> dict[Entity, Latest]:
@@ -248,14 +234,13 @@ def _latest(wh: Warehouse, windows: Windowed, types: Mapping[str, str]) -> dict[
     keys, at = len(windows.entity), identifier(windows.timestamp)
     latest = f"max(epoch_us({at})) OVER ({f'PARTITION BY {_names(*windows.entity)}' if keys else ''})"
     once = _once(windows, f"(SELECT {_names(*types)} FROM {_ALL} QUALIFY {latest} - epoch_us({at}) <= {_us(windows.widest)})")
-    wh._connection.execute(f"CREATE OR REPLACE TEMP TABLE {_TYPED} AS {once}")
     texts = ", ".join(f"{name}::VARCHAR" for name in map(identifier, types))
     kept = {_KEPT: (f"list([{texts}] ORDER BY {_names(windows.timestamp, windows.event)})", windows.widest)}
-    rows = latest_query(replace(windows, aggregates={**windows.aggregates, **kept}), _TYPED)
+    rows = latest_query(replace(windows, aggregates={**windows.aggregates, **kept}), f"({once})")
     found = wh._connection.execute(f"SELECT * REPLACE (epoch_us({at}) AS {at}, to_json({_KEPT})::VARCHAR AS {_KEPT}) FROM ({rows})").fetchall()
     return {line[:keys]: Latest(instant_of(line[keys]), dict(zip(windows.aggregates, line[keys + 1 : -1], strict=True)), line[-1]) for line in found}
 
-# %% ../../nbs/library/features/18_events.ipynb #23b6dd6a
+# %% ../../nbs/library/features/18_events.ipynb #350ce21e
 def fold(
     wh: Warehouse,  # whose engine computes, and whose table of the events has their types; nothing of it is changed
     windows: Windowed,
@@ -271,20 +256,19 @@ def fold(
 
     began, types = time.monotonic(), _types(wh, windows)
     try:
-        refused, ahead = _read(wh, windows, types, events, now or datetime.now(timezone.utc))
-        keys = _names(*windows.entity) or "()"
-        entities = [tuple(line) for line in wh._connection.execute(f"SELECT DISTINCT {keys} FROM {_TYPED}").fetchall()] if windows.entity else [()]
-        _put_together(wh, windows, types, kept(entities))
-        fates = dict(wh._connection.execute(f"SELECT fate, count(*) FROM {_ALL} WHERE number >= 0 GROUP BY fate").fetchall())
+        came = _read(wh, windows, types, events, now or datetime.now(timezone.utc))
+        refused = {number: why for number, why, *_ in came if why}
+        ahead = tuple(number for number, why, ahead, *_ in came if ahead and not why)
+        entities = {tuple(entity) for _, why, ahead, *entity in came if not (ahead or why)}
+        fates = _put_together(wh, windows, types, kept(list(entities)))
         rows = _latest(wh, windows, types)
     except duckdb.DataError as error:
         raise BadData(windows.name, f"{error}.", "Nothing was folded: leave out the event whose value no aggregate can take.") from error
     finally:
-        for table in (_TYPED, _ALL):
-            wh._connection.execute(f"DROP TABLE IF EXISTS {table}")
+        wh._connection.execute(f"DROP TABLE IF EXISTS {_CAME}; DROP TABLE IF EXISTS {_ALL}")
     return Folded(windows.name, windows.view.version, **fates, ahead=ahead, refused=refused, rows=len(rows), seconds=time.monotonic() - began), rows
 
-# %% ../../nbs/library/features/18_events.ipynb #03473cf2
+# %% ../../nbs/library/features/18_events.ipynb #0faa9d95
 def kept_layout(rows: Layout) -> Layout:
     """What the events look like that are kept beside the rows of a view."""
     return replace(rows, view=f"{rows.view}__events", features={"kept": "VARCHAR"}, age=False)
@@ -315,10 +299,7 @@ def ingest_events(
     """
     rows, kept = _layouts(online, windows.view)
 
-    def read_kept(entities: list[Entity]) -> list[str]:
-        return [kept.fields(row)[3] for row in online.read([kept.key(entity) for entity in entities]) if row]
-
-    became, latest = fold(wh, windows, events, read_kept, now)
+    became, latest = fold(wh, windows, events, lambda entities: [kept.fields(row)[3] for row in online.read([*map(kept.key, entities)]) if row], now)
     written = [(entity, microseconds(row.known_at), row) for entity, row in latest.items()]
     pairs = [(rows.key(entity), rows.row(at, 0, list(row.features.values()))) for entity, at, row in written]
     online.write(pairs + [(kept.key(entity), kept.row(at, 0, [row.kept])) for entity, at, row in written])
