@@ -7,6 +7,7 @@ __all__ = ['Fold', 'MOST_BINS', 'Problem', 'Judgement', 'folds_of', 'information
            'stability', 'sequential']
 
 # %% ../../nbs/library/features/31_relevance.ipynb #03e831ab
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -200,10 +201,12 @@ def stability(
 
 
 def _first_on_path(matrix: np.ndarray, target: np.ndarray, owners: np.ndarray, first: int) -> set[int]:
-    """The features whose columns enter a lasso path first."""
+    """The features whose columns enter a lasso path first; of columns that say the same the path leaves all but one out, and warns."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import lars_path
 
-    _, active, _ = lars_path(matrix, target - target.mean(), method="lasso", max_iter=3 * first)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        _, active, _ = lars_path(matrix, target - target.mean(), method="lasso", max_iter=3 * first)
     return set(list(dict.fromkeys(owners[list(active)].tolist()))[:first])
 
 # %% ../../nbs/library/features/31_relevance.ipynb #bdcf55a0
