@@ -90,7 +90,7 @@ def write(folder, data, name="rows.csv"):
         ("rows.csv", b'id,"name\n1,a\n2,b\n', {}, BadSource, "first line is no row of names.*look for a quote in it that is not closed"),
         ("rows.csv", b"id,name\n1,a\n2\n", {}, TooManyRejects, "line 3, `name`: Expected Number of Columns: 2 Found: 1"),
         ("rows.csv", b"id,name\n1,a\nx,b\n", {}, TooManyRejects, "line 3, `id`.*`?x"),
-        ("rows.csv", b"Report of March\n\nid,name\n1,a\n2,b\n", {}, TooManyRejects, "The first line of a file names its columns; here it says report of march. Take out"),
+        ("rows.csv", b"Report of March\n\nid,name\n1,a\n2,b\n", {}, TooManyRejects, "The first line of a file names its columns; here it says Report of March. Take out"),
         ("rows.csv", b'id,name\n1,"a"b\n2,c\n', {}, TooManyRejects, "line 2, `name`: Value with unterminated quote"),
         ("rows.csv", b'id,name\n1,"a\n2,b\n3,c\n', {}, TooManyRejects, "line 2, `name`: Value with unterminated quote"),
         ("rows.csv", "id,name\n1,é\n".encode() + "2,é\n".encode("latin-1"), {}, TooManyRejects, "line 3.*not utf-8.*Say which `encoding`"),

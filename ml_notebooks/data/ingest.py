@@ -19,7 +19,7 @@ import duckdb
 from .catalog import identifier, quote
 from .files import digest, read_file
 from .inspection import table_names
-from .intake import Intake, table_columns, take_in_arrow
+from .intake import Intake, columns_of, table_columns, take_in_arrow
 from .messages import explain_write
 from .modes import Mode, OnChange, Plan, check_plan, write_rows
 from .progress import progress
@@ -168,7 +168,7 @@ def _check_rejects(intake: Intake, plan: Plan) -> None:
     error = TooManyRejects(plan.table, intake.rejected, intake.read, plan.max_rejects, [example + ("" if example.endswith(".") else ".") for example in examples])
     error.rejects = rows
     if rows["reason"].str.startswith("Expected Number of Columns").all() and 2 * intake.rejected > intake.read:
-        error.do = f"The first line of a file names its columns; here it says {', '.join(intake.columns) or 'nothing'}. Take out what stands above the names, or say the `delimiter`."
+        error.do = f"The first line of a file names its columns; here it says {', '.join(columns_of(intake.wh, f'FROM {intake.rows}')) if intake.columns else 'nothing'}. Take out what stands above the names, or say the `delimiter`."
     if rows["reason"].str.contains("not utf-8", regex=False).any():
         error.do = "Say which `encoding` the file has, such as `cp1252` where it comes from Windows; `.rejects` of this error holds them."
     raise error
