@@ -14,8 +14,8 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'nearest_or_all', 'DidNotFail', '
            'UnknownContract', 'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn',
            'BadView', 'BadOnDemand', 'UnknownFeature', 'BadSpine', 'BadIncrement', 'UnknownTrainingSet',
            'StaleFeatures', 'BadTransform', 'UnknownMethod', 'NotCertified', 'NotServable', 'BadEntity',
-           'MissingEntity', 'NotPushed', 'OnlineUnavailable', 'BadRecipe', 'UnknownPipeline', 'BadPipeline',
-           'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
+           'MissingEntity', 'NotPushed', 'OnlineFull', 'OnlineUnavailable', 'BadRecipe', 'UnknownPipeline',
+           'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
            'BadParameter', 'NotRecordable', 'BadRecordName', 'GateFailed', 'UndeclaredWrite', 'StepFailed',
            'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnsafeFolder', 'UnknownKernel',
            'UnknownDashboard', 'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy', 'BadRange',
@@ -717,6 +717,17 @@ class NotPushed(MLNotebooksError, LookupError):
     def __init__(self, view: str, version: str, held: str, do: str = ""):
         what = f"Version {version} of the view `{view}` is not online." if version else f"The view `{view}` is not online."
         super().__init__(what, held, do or f"Put it there: `mlnb features push {view}`.")
+
+
+class OnlineFull(MLNotebooksError, OSError):
+    """The rows of an online store take all that they may."""
+
+    def __init__(self, place: str, size: int):
+        super().__init__(
+            f"The online store at `{place}` is full.",
+            f"Its rows take the {size:,} bytes that they may.",
+            "Take versions offline with which no model serves any more; what was put before stands.",
+        )
 
 
 class OnlineUnavailable(MLNotebooksError, ConnectionError):
