@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from functools import partial
 
 import pytest
 from support.consumers import DELAYS, consume_for_ever, ingest, landings
@@ -16,11 +17,12 @@ from support.workspaces import make_workspace
 
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import OnlineUnavailable, SourceUnavailable
-from ml_notebooks.features.events import kept_layout
+from ml_notebooks.features.events import ingest_events, kept_layout
 from ml_notebooks.features.materialize import materialize
 from ml_notebooks.features.online_rows import microseconds
 from ml_notebooks.features.online_store import EmbeddedStore
 from ml_notebooks.features.push import held_online, push
+from ml_notebooks.features.redis_store import RedisStore
 from ml_notebooks.features.store import FeatureStore
 from ml_notebooks.features.streams import EventStream, connected, consume, rejected_events, send_events
 
@@ -55,9 +57,8 @@ def wh(folder):
         yield opened
 
 
-def check_online(wh, folder, events):
+def check_online(wh, online, events):
     """Every event is in what is served exactly once: it is what the batch would push."""
-    online = EmbeddedStore(folder / "online")
     wh.publish("clean.landings", f"{EMPTY} UNION ALL VALUES " + ", ".join(f"('{e['carrier']}', '{e['flight']}', '{e['landed_at']}'::TIMESTAMPTZ, {e['delay']!r})" for e in events))
     materialize(FeatureStore(wh), DELAYS.view)
     (held,) = held_online(online, "delays")
@@ -92,7 +93,7 @@ def test_a_consumer_that_is_killed_loses_nothing_and_folds_nothing_twice(wh, fol
     send_events(stream, events[-5:])
     done = consume(stream, ingest(wh, folder), rest=3.5)
     assert done.became["repeated"] >= 5 and pending(stream) == 0
-    check_online(wh, folder, events)
+    check_online(wh, EmbeddedStore(folder / "online"), events)
 
 
 @pytest.mark.parametrize("stored", [False, True])
@@ -113,26 +114,25 @@ def test_a_batch_that_fails_is_folded_again(wh, folder, stream, stored):
     assert pending(stream) == 0 and not failures
     assert done.became["repeated"] == (20 if stored else 0)
     assert done.became["in_order"] + done.became["late"] == (30 if stored else 50)
-    check_online(wh, folder, events)
+    check_online(wh, EmbeddedStore(folder / "online"), events)
 
 
 def test_what_cannot_be_read_is_kept_with_its_reason(wh, folder, stream):
-    good, fold = landings(range(3)), ingest(wh, folder)
-    soon = datetime.now(timezone.utc) + timedelta(seconds=3)
+    good, midnight = landings(range(3)), datetime(2013, 7, 2, tzinfo=timezone.utc)
+    before, after = (partial(ingest(wh, folder), now=midnight + timedelta(seconds=seconds)) for seconds in (-1, 1))
     early = [
-        {"carrier": "UA", "flight": "early", "landed_at": soon, "delay": 1},
+        {"carrier": "UA", "flight": "early", "landed_at": midnight, "delay": 1},
         {"carrier": "UA", "flight": "far", "landed_at": "2199-01-01 00:00:00Z", "delay": 1},
     ]
     bad = [{"carrier": "UA", "flight": "x", "landed_at": "yesterday"}, {"carrier": "UA"}, {"nothing": ""}, good[0] | {"delay": "much"}, good[1] | {"flight": "nan", "delay": "nan"}]
     send_events(stream, [*good, *bad, *early])
     with connected(stream) as client:
         client.xadd(stream.key, {"carrier": b"\xff\xfe", "flight": "raw"})
-    done = consume(stream, fold, rest=0.3)
+    done = consume(stream, before, rest=0.3)
     assert done.became["in_order"] + done.became["late"] == 3 and done.became["refused"] == 6
     assert pending(stream) == 2 and done.became["ahead"] >= 2
-    time.sleep(max(0, (soon - datetime.now(timezone.utc)).total_seconds()))
-    assert consume(stream, fold, rest=0.5).became["in_order"] == 1 and pending(stream) == 1
-    assert consume(EventStream(**vars(stream) | {"ahead": 0.0}), fold, rest=0.3).became == {"refused": 1}
+    assert consume(stream, after, rest=0.3).became["in_order"] == 1 and pending(stream) == 1
+    assert consume(EventStream(**vars(stream) | {"ahead": 0.0}), after, rest=0.3).became == {"refused": 1}
     assert pending(stream) == 0
     refused = rejected_events(stream)
     assert [said["flight"] for said in refused["event"] if "flight" in said] == ["x", good[0]["flight"], "nan", "far", "raw"]
@@ -161,7 +161,19 @@ def test_one_consumer_folds_and_another_takes_over(wh, folder, stream):
     send_events(stream, events[55:])
     thread.join()
     assert results["first"].entries == 30 and 5 <= results["second"].entries <= 10
-    check_online(wh, folder, events)
+    check_online(wh, EmbeddedStore(folder / "online"), events)
+
+
+def test_one_redis_holds_the_stream_and_the_rows(wh, stream):
+    events, online = landings(range(70)), RedisStore(stream.address, stream.password, stream.key)
+    wh.publish("clean.landings", EMPTY)
+    materialize(FeatureStore(wh), DELAYS.view)
+    push(FeatureStore(wh), DELAYS.view, online)
+    send_events(stream, [*events, *events[:10]])
+    done = consume(stream, partial(ingest_events, wh, online, DELAYS), rest=0.3)
+    assert done.entries == 80 and done.became["repeated"] == 10
+    check_online(wh, online, events)
+    online.close()
 
 
 @contextmanager
@@ -187,7 +199,7 @@ def test_a_redis_that_goes_away_is_waited_for(wh, folder, tmp_path):
         send_events(stream, events[40:])
         thread.join(60)
         assert results and pending(stream) == 0
-        check_online(wh, folder, events)
+        check_online(wh, EmbeddedStore(folder / "online"), events)
     began = time.monotonic()
     with pytest.raises(SourceUnavailable, match="run it again when it answers") as gone:
         consume(EventStream(**vars(stream) | {"patience": 0.5}), ingest(wh, folder), rest=5)
