@@ -128,14 +128,15 @@ mv "$RECORDED.part" "$RECORDED"
 """
 
 
-@pytest.fixture
-def opened(tmp_path):
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
     """A dashboard that was opened in a browser: its process, its token, and the command line of the browser."""
-    folder, program, recorded = tmp_path / "demo", tmp_path / "browser", tmp_path / "recorded"
+    place = tmp_path_factory.mktemp("opened")
+    folder, program, recorded = place / "demo", place / "browser", place / "recorded"
     create_workspace(folder)
     program.write_text(RECORDER)
     program.chmod(0o755)
-    ours = {"BROWSER": f"{program} %s", "RECORDED": str(recorded), "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")}
+    ours = {"BROWSER": f"{program} %s", "RECORDED": str(recorded), "JUPYTER_RUNTIME_DIR": str(place / "runtime")}
     command = [sys.executable, "-m", "ml_notebooks", "dashboard", "--port", str(free_port())]
     process = subprocess.Popen(command, cwd=folder, env=os.environ | ours, stdout=subprocess.PIPE, text=True)
     try:
