@@ -212,30 +212,6 @@ def _read(path: Path) -> tuple[_PipelineText, yaml.Node | None]:
     return read, node
 
 
-def _in_words(kind: str, message: str, place: tuple[int | str, ...], found: Any) -> str:
-    """What is wrong at a place of the file."""
-    if kind == "extra_forbidden":
-        parts: dict[str, type[BaseModel]] = {"steps": _StepText, "schedule": _ScheduleText}
-        model = parts.get(str(place[0]) if len(place) > 1 else "", _PipelineText)
-        return f"There is no `{place[-1]}`. {did_you_mean(str(place[-1]), model.model_fields) or 'Known: ' + ', '.join(model.model_fields) + '.'}"
-    if kind == "missing":
-        return f"It is not there; found {', '.join(map(str, found)) or 'nothing':.80}."
-    said = "It is no mapping of names to values" if kind.startswith("model_") else _WORDS.get(kind, message)
-    return f"{said}; found {found!r:.80}."
-
-
-_WORDS = {
-    "too_short": "It is empty",
-    "string_type": "It is no text",
-    "int_type": "It is no whole number",
-    "float_type": "It is no number",
-    "bool_type": "It is neither true nor false",
-    "list_type": "It is no list",
-    "dict_type": "It is no mapping of names to values",
-    "string_pattern_mismatch": "It is to be lower-case letters, digits and underscores, a letter first",
-}
-
-
 def _nodes(root: yaml.Node | None) -> Iterator[yaml.Node]:
     """Every node below one, each once, aliases too."""
     waiting, seen = [root], set[int]()
@@ -266,6 +242,23 @@ def _unreadable(node: yaml.Node) -> tuple[int, str] | None:
     except (ValueError, LookupError, AttributeError):
         return node.start_mark.line + 1, str(node.value)
     return None
+
+# %% ../../nbs/library/pipelines/03_spec.ipynb #865e6bad
+_WORDS = {"too_short": "It is empty", "string_type": "It is no text", "int_type": "It is no whole number", "float_type": "It is no number"}
+_WORDS |= {"bool_type": "It is neither true nor false", "list_type": "It is no list", "dict_type": "It is no mapping of names to values"}
+_WORDS |= {"string_pattern_mismatch": "It is to be lower-case letters, digits and underscores, a letter first"}
+
+
+def _in_words(kind: str, message: str, place: tuple[int | str, ...], found: Any) -> str:
+    """What is wrong at a place of the file."""
+    if kind == "extra_forbidden":
+        parts: dict[str, type[BaseModel]] = {"steps": _StepText, "schedule": _ScheduleText}
+        model = parts.get(str(place[0]) if len(place) > 1 else "", _PipelineText)
+        return f"There is no `{place[-1]}`. {did_you_mean(str(place[-1]), model.model_fields) or 'Known: ' + ', '.join(model.model_fields) + '.'}"
+    if kind == "missing":
+        return f"It is not there; found {', '.join(map(str, found)) or 'nothing':.80}."
+    said = "It is no mapping of names to values" if kind.startswith("model_") else _WORDS.get(kind, message)
+    return f"{said}; found {found!r:.80}."
 
 # %% ../../nbs/library/pipelines/03_spec.ipynb #949df8d1
 def _step(text: _StepText, path: Path, node: yaml.Node | None, number: int, shared: dict[str, Any]) -> Step:
