@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['NEVER', 'NOTE', 'OnlineStore', 'takes_place', 'is_before', 'EmbeddedStore']
 
-# %% ../../nbs/library/features/13_online_store.ipynb #64fd88ee
-import errno
+# %% ../../nbs/library/features/13_online_store.ipynb #503a6fee
 import itertools
 import os
 import threading
@@ -18,7 +17,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 import lmdb
 
-from ..errors import DiskFull, OnlineUnavailable
+from ..errors import DiskFull, OnlineFull, OnlineUnavailable
 from .online_rows import stamp_of
 
 # %% ../../nbs/library/features/13_online_store.ipynb #70b4bc50
@@ -97,14 +96,14 @@ def _opened(folder: Path, size: int) -> lmdb.Environment:
 
 # %% ../../nbs/library/features/13_online_store.ipynb #28c8bd37
 @contextmanager
-def _telling(folder: Path) -> Iterator[None]:
+def _telling(folder: Path, size: int) -> Iterator[None]:
     """Say what LMDB has met with."""
     try:
         yield
-    except (lmdb.MapFullError, lmdb.DiskError) as error:
-        raise DiskFull(f"The online store `{folder}`", f"{error}.") from error
+    except lmdb.MapFullError as error:
+        raise OnlineFull(str(folder), size) from error
     except (lmdb.Error, OSError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+        if isinstance(error, lmdb.DiskError) or "No space left" in str(error):
             raise DiskFull(f"The online store `{folder}`", f"{error}.") from error
         raise OnlineUnavailable(str(folder), f"{error}.", "Check `store` in [online] of settings.ini; what is in the store can be pushed again at any time.") from error
 
@@ -113,7 +112,7 @@ _BATCH = 20_000  # rows of a transaction that deletes
 
 
 class EmbeddedStore:
-    """An online store in a folder of this machine. Its calls raise `OnlineUnavailable` and `DiskFull`."""
+    """An online store in a folder of this machine. Its calls raise `OnlineUnavailable`, `OnlineFull` and `DiskFull`."""
 
     def __init__(
         self,
@@ -136,12 +135,12 @@ class EmbeddedStore:
                 get = transaction.get
                 return [get(key) for key in keys]
         except (lmdb.Error, OSError):
-            with _telling(self.folder):
+            with _telling(self.folder, self.size):
                 raise
 
     def write(self, rows: Sequence[tuple[bytes, bytes]], until: int = NEVER) -> int:
         """Put rows under their keys, each if it `takes_place`, in one transaction; how many were put."""
-        with _telling(self.folder), self._env.begin(write=True) as transaction:
+        with _telling(self.folder, self.size), self._env.begin(write=True) as transaction:
             get, put, count = transaction.get, transaction.put, 0
             for key, row in rows:
                 if takes_place(get(key), row, until):
@@ -151,27 +150,27 @@ class EmbeddedStore:
 
     def sweep(self, place: str, keep: Collection[bytes], until: int) -> int:
         """Take out the rows of a place that are from before `until` and whose key is not among those to keep; how many."""
-        with _telling(self.folder), self._env.begin() as transaction:
-            doomed = [key for key, row in _under(transaction, place.encode()) if key not in keep and is_before(row, until)]
+        with _telling(self.folder, self.size), self._env.begin() as transaction:
+            doomed = [key for key in _under(transaction, place.encode()) if key not in keep]
         return sum(self._delete(doomed[first : first + _BATCH], until) for first in range(0, len(doomed), _BATCH))
 
     def _delete(self, keys: Sequence[bytes], until: int) -> int:
-        with _telling(self.folder), self._env.begin(write=True) as transaction:
+        with _telling(self.folder, self.size), self._env.begin(write=True) as transaction:
             return sum(transaction.delete(key) for key in keys if (row := transaction.get(key)) and is_before(row, until))
 
     def notes(self) -> dict[str, str]:
         """Place -> what was noted about it."""
-        with _telling(self.folder), self._env.begin() as transaction:
-            return {key[len(NOTE) :].decode(): text.decode() for key, text in _under(transaction, NOTE)}
+        with _telling(self.folder, self.size), self._env.begin() as transaction:
+            return {key[len(NOTE) :].decode(): transaction.get(key, b"").decode() for key in _under(transaction, NOTE)}
 
     def note(self, place: str, text: str) -> None:
         """Note something about a place, instead of what was noted; `read` gives it under the key `NOTE` and the place."""
-        with _telling(self.folder), self._env.begin(write=True) as transaction:
+        with _telling(self.folder, self.size), self._env.begin(write=True) as transaction:
             transaction.put(NOTE + place.encode(), text.encode())
 
     def drop(self, place: str) -> int:
         """Take out all rows of a place, and its note; how many rows."""
-        with _telling(self.folder), self._env.begin(write=True) as transaction:
+        with _telling(self.folder, self.size), self._env.begin(write=True) as transaction:
             transaction.delete(NOTE + place.encode())
         return self.sweep(place, (), 2**63 - 1)
 
@@ -183,8 +182,8 @@ class EmbeddedStore:
         return f"EmbeddedStore({self.folder.name!r}, {len(self.notes())} places)"
 
 
-def _under(transaction: lmdb.Transaction, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys that begin so, and what stands under them."""
+def _under(transaction: lmdb.Transaction, prefix: bytes) -> Iterator[bytes]:
+    """Keys that begin so."""
     cursor = transaction.cursor()
     if cursor.set_range(prefix):
-        yield from itertools.takewhile(lambda item: item[0].startswith(prefix), cursor)
+        yield from itertools.takewhile(lambda key: key.startswith(prefix), cursor.iternext(values=False))

@@ -121,7 +121,7 @@ def push(
     """Put the latest row of each entity online.
 
     Raises `UnknownFeature`, `UnknownTable` for a view that is not materialised, `StaleFeatures` for one that is in another version, `NotServable` for a column
-    that cannot be kept, `OnlineUnavailable` and `DiskFull`. Whatever was put before stays, and the next push puts the rest.
+    that cannot be kept, `OnlineUnavailable`, and those of a disk or a store that is full. Whatever was put before stays, and the next push puts the rest.
     """
     view = store.view(view) if isinstance(view, str) else view
     store.register(view)

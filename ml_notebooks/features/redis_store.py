@@ -79,7 +79,7 @@ class RedisStore:
         try:
             yield
         except self._failed as error:
-            raise OnlineUnavailable(self.address, f"{error}.") from error
+            raise OnlineUnavailable(self.address, f"{str(error).rstrip('.')}.") from error
 
     def read(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         """The rows under some keys, all as of one moment; None where there is none."""
