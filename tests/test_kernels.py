@@ -665,6 +665,33 @@ def test_where_processes_have_no_descriptors_an_ordinary_kernel_starts_and_the_l
     assert f"An ordinary kernel starts instead of a warm one: {sys.platform} has no process descriptors" in caplog.text
 
 
+def test_the_command_installs_the_kernel_and_shows_and_stops_its_parents(folder, mlnb, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "prefix", str(tmp_path))
+        assert str(tmp_path) in mlnb("kernel", "install", cwd=folder).stdout
+    spec = json.loads((tmp_path / "share" / "jupyter" / "kernels" / KERNEL_NAME / "kernel.json").read_text())
+    assert (spec["display_name"], spec["metadata"]["kernel_provisioner"]) == ("Python 3 (warm)", {"provisioner_name": "mlnb-warm"})
+    (tmp_path / "settings.ini").write_text("[workspace]\n[kernel]\npreload = wave\n")
+    with tempfile.TemporaryDirectory() as runtime, monkeypatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", runtime)
+        with kernel(tmp_path) as (_, client):
+            say(client, "1")
+            (row,) = json.loads(mlnb("kernel", "status", "--json", cwd=tmp_path).stdout)
+            assert (row["kernels"], row["forked"]) == (1, 1)
+            assert mlnb("kernel", "stop", cwd=tmp_path).stdout == "Stopped 1.\n"
+            wait_until(lambda: not parents())
+            assert say(client, "print('goes on')") == "goes on\n"
+
+
+@pytest.mark.parametrize(("argv", "installed"), [([sys.executable, "of", "another", "environment"], 1), (kernels._SPEC["argv"], 0)])
+def test_the_first_run_installs_the_kernel_where_there_is_none_of_this_environment(folder, monkeypatch, argv, installed):
+    calls = []
+    monkeypatch.setitem(kernels._SPEC, "argv", argv)
+    monkeypatch.setattr(kernels, "install_kernelspec", lambda: calls.append(argv))
+    kernels.ensure_kernelspec()
+    assert len(calls) == installed
+
+
 def test_a_folder_that_is_not_ours_alone_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     folder = kernels.runtime_folder()
