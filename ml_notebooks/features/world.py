@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['OTHER', 'dealt_anew', 'world', 'tables_read', 'Trial', 'try_world', 'compare_worlds']
 
-# %% ../../nbs/library/features/07_world.ipynb #a2290146
+# %% ../../nbs/library/features/07_world.ipynb #d4f99164
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ..data.catalog import check_table_name, identifier, quote
@@ -35,7 +35,7 @@ def dealt_anew(
         SELECT one.{at}, other.* EXCLUDE ({at}, place) FROM later AS one JOIN later AS other ON other.place = one.place + 1 WHERE one.place % 2 = 1
     """
 
-# %% ../../nbs/library/features/07_world.ipynb #de889137
+# %% ../../nbs/library/features/07_world.ipynb #1409eb8e
 @contextmanager
 def world(
     store: FeatureStore,
@@ -56,7 +56,7 @@ def world(
             run(f"CREATE {'TABLE' if table in known else 'VIEW'} world.{table} AS {rows}")
         run("CREATE SCHEMA IF NOT EXISTS world.features; USE world")
         for view in views:
-            stage_view(store, view)
+            stage_view(store, replace(view, ties="greatest"))  # rows that tie in another world are no fault of the view
             run(f"CREATE TABLE {view.table} AS FROM {FEATURE_ROWS}")
         yield
     finally:

@@ -56,10 +56,10 @@ def open_registry(
     """The workspace's registry, its store made when it is not there yet."""
     import logging
 
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
+    for name in ("alembic", "mlflow"):  # after its import, which sets them
+        logging.getLogger(name).setLevel(logging.WARNING)
     workspace = workspace or find_workspace()
     uri = tracking_uri(workspace)
     with _making(workspace):
