@@ -124,6 +124,17 @@ def test_what_cannot_work_is_said_before_anything_runs(workspace, mlnb, steps, w
     assert not (workspace / "reports").exists()
 
 
+@pytest.mark.parametrize(("where", "line"), [("step", 3), ("pipeline", 2)])
+def test_a_parameter_of_the_wrong_type_is_said_with_its_line(workspace, mlnb, where, line):
+    shared, own = ("parameters: {rows: many}\n", "") if where == "pipeline" else ("", ", parameters: {rows: many}")
+    folder = write(workspace, f"title: Wrong\n{shared}steps:\n  - {{name: a, notebook: a.ipynb{own}}}\n")
+    cell = nbformat.v4.new_code_cell("rows: int = 3", metadata={"tags": ["parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / "a.ipynb")
+    done = mlnb("run", "small", cwd=workspace)
+    assert done.returncode == 1 and f"pipeline.yaml, line {line}" in done.stderr and "`rows` of a.ipynb must be int. Found 'many'" in done.stderr, done.stderr
+    assert not (workspace / "reports").exists()
+
+
 def test_the_graph_in_a_terminal_and_as_json(workspace, mlnb):
     text = """title: Three
 steps:
