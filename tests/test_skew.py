@@ -1,11 +1,13 @@
 """Skew: none where all was pushed in time, whatever the types; each answer that was changed is found."""
 
 import json
+import sys
 from datetime import datetime, timedelta, timezone
 
 import pytest
 from support.workspaces import make_workspace
 
+from ml_notebooks.cli.app import main
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.features.events import Windowed, ingest_events
 from ml_notebooks.features.materialize import materialize
@@ -106,3 +108,30 @@ def test_a_view_that_the_warehouse_does_not_know_is_named(store, tmp_path):
         skew = find_skew(FeatureStore(wh), logged_requests(tmp_path / "log"))
     assert skew.not_compared == {("gone", view.version): ("", 1)} and "offline is no version" in skew._repr_html_()
     assert find_skew(store, []).requests == 0
+
+
+def test_skew_in_a_terminal(tmp_path, monkeypatch, capsys):
+    def say(*words):
+        monkeypatch.setattr(sys, "argv", ["mlnb", "features", "skew", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0, capsys.readouterr()
+
+    monkeypatch.chdir(tmp_path)
+    with open_warehouse(make_workspace(tmp_path)) as wh:
+        wh.publish("clean.facts", "SELECT 'EWR' AS origin, TIMESTAMPTZ '2013-07-01 11:00:00Z' AS known_at, 1 AS value")
+        store, online, log = FeatureStore(wh), EmbeddedStore(tmp_path / "online"), RequestLog(tmp_path / "log")
+        view = FeatureView("facts", "origin", "known_at", "FROM clean.facts")
+        materialize(store, view)
+        push(store, view, online)
+        online_reader(online, ["facts"], log=log).read({"origin": "EWR"}, at=NOON)
+    status, said = say()
+    assert status == 1 and "online.requests" in said.err
+    monkeypatch.setenv("MLNB_ONLINE__REQUESTS", "log")
+    status, said = say("--json")
+    assert status == 0 and json.loads(said.out)[0]["compared"] == 1
+    (file,) = (tmp_path / "log").iterdir()
+    file.write_text(file.read_text().replace('"rows":[[1]]', '"rows":[[2]]'))
+    status, said = say("--each")
+    assert status == 1 and "origin EWR" in said.out and "differs" in said.out
+    assert say()[0] == 1 and say("--since", "2013-07-02")[0] == 0 and say("--since", "noon")[0] == 1

@@ -4,7 +4,7 @@ Written by hand: it is no story, only the way from a terminal to the verbs of th
 stands inside the command that needs it, so that `mlnb --help` is quick.
 """
 
-from . import features, machine, pipelines, privacy, runs, tables, warehouse
+from . import features, machine, pipelines, privacy, runs, skew, tables, warehouse
 from .app import main
 
-__all__ = ["features", "machine", "main", "pipelines", "privacy", "runs", "tables", "warehouse"]
+__all__ = ["features", "machine", "main", "pipelines", "privacy", "runs", "skew", "tables", "warehouse"]

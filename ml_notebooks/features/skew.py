@@ -109,7 +109,7 @@ def _kind(view: FeatureView, asked: int, online: int | None, offline: int | None
         return "differs"
     return "expired" if asked - online > round(view.ttl.total_seconds() * 1e6) else "late"
 
-# %% ../../nbs/library/features/20_skew.ipynb #df75133e
+# %% ../../nbs/library/features/20_skew.ipynb #33f2ef84
 _SHOWN = 20  # differences that a page shows
 
 
@@ -147,7 +147,7 @@ class Skew:
     def __repr__(self) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in Counter(one.kind for one in self.differences).most_common())
         left = sum(count for _, count in self.not_compared.values())
-        return f"Skew({self.requests:,} request{'s' * (self.requests != 1)}, {sum(self.answers.values()):,} answers: {kinds or 'no difference'}{f'; {left:,} not compared' if left else ''})"
+        return f"Skew({self.requests:,} request{'s' * (self.requests != 1)}, {(number := sum(self.answers.values())):,} answer{'s' * (number != 1)}: {kinds or 'no difference'}{f'; {left:,} not compared' if left else ''})"
 
     def _repr_html_(self) -> str:
         some = self.to_frame().head(_SHOWN)

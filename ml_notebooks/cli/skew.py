@@ -1,0 +1,39 @@
+"""`mlnb features skew`: what was served, held against what the warehouse says of the same instants."""
+
+from typing import Annotated
+
+import typer
+
+from .app import Json, reading
+from .features import features
+
+COLUMNS = ["view", "version", "entity", "asked_at", "feature", "online", "offline", "kind"]
+
+
+@features.command("skew")
+def show_skew(
+    since: Annotated[str, typer.Option(help="Requests from then on, such as `2013-07-01T12:00Z`; default all.", show_default=False)] = "",
+    each: Annotated[bool, typer.Option("--each", help="Show every difference, not only their number.")] = False,
+    json: Json = False,
+) -> None:
+    """Compare the requests that [online] of settings.ini lets be kept with the warehouse; exit status 1 where they differ."""
+    from ..data.history import to_instant
+    from ..errors import SettingsError
+    from ..features.online import logged_requests, open_request_log
+    from ..features.skew import find_skew
+    from ..features.store import FeatureStore
+    from ..terminal import print_rows
+
+    with reading() as wh:
+        log = open_request_log(wh.workspace)
+        if log is None:
+            raise SettingsError("settings.ini", "online.requests", "nothing", "a folder", "Requests are kept from then on.")
+        skew = find_skew(FeatureStore(wh), logged_requests(log.folder, to_instant(since) if since else None))
+    frame = (skew.to_frame() if each else skew.by_view()).astype(object)
+    if each:
+        frame["entity"] = [", ".join(f"{key} {value}" for key, value in entity.items()) for entity in frame["entity"]]
+        frame["asked_at"] = [f"{at:%Y-%m-%d %H:%M:%S}" for at in frame["asked_at"]]
+    columns = COLUMNS if each else list(frame.columns)
+    print_rows(frame[columns].to_dict("records"), columns, json, empty="No difference." if each else "Nothing was asked.")
+    if skew.differences:
+        raise typer.Exit(1)
