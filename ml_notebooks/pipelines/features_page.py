@@ -52,10 +52,9 @@ def write_features_page(
         return None
     looks = statistics(store).to_dict("records")
     sections = "".join(_section(entry, [look for look in looks if look["view"] == entry.version.name]) for entry in chosen.entries)
-    count = sum(len(entry.features) for entry in chosen.entries)
     body = f"""
         <nav><a href="index.html">the run</a> · features</nav><h1>Features</h1>
-        <p>{count} features of {len(chosen.entries)} views or functions, as they were when run {escaped(run.run)} of {escaped(run.pipeline)} ended.</p>{_SEARCH}
+        <p>What run {escaped(run.run)} of {escaped(run.pipeline)} read and wrote, as it was when the run ended.</p>{_SEARCH}
         {html_table(["", "entity", "features", "rows", "computed to (UTC)", "description"], map(_overview, chosen.entries))}{sections}
     """
     return write_whole(folder / FEATURES_PAGE, without_secrets(whole_page(f"Features of {run.pipeline} {run.run}", body), secrets))
