@@ -68,9 +68,11 @@ def place_of(
     nearest = did_you_mean(str(column), map(str, names)) or f"It has {', '.join(f'`{name}`' for name in names)}."
     raise BadTransform(transformer, f"The rows have {len(names)} feature(s) and no column `{column}`. {nearest}", "Name a column of the rows, or give its place, counted from 0.")
 
-# %% ../../nbs/library/features/21_columns.ipynb #6e13fa55
+# %% ../../nbs/library/features/21_columns.ipynb #aff58b0f
 def numbers(transformer: object, column: pd.Series) -> np.ndarray:  # floats, missing values as NaN
     """A column as numbers. Raises `BadTransform` for texts and infinite values."""
+    if column.dtype.kind in "mM":
+        raise BadTransform(transformer, f"The column `{column.name}` holds times ({column.dtype}), where numbers are asked for.", "Leave the column out, or make numbers of it.")
     try:
         values = column.to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError) as error:
@@ -118,24 +120,23 @@ def known_zone(transformer: object, zone: str) -> ZoneInfo:
         nearest = did_you_mean(str(zone), available_timezones())
         raise BadTransform(transformer, f"There is no time zone `{zone}`. {nearest}".strip(), "Give a name such as `America/New_York`.") from error
 
-# %% ../../nbs/library/features/21_columns.ipynb #1b661d86
+# %% ../../nbs/library/features/21_columns.ipynb #ae61c6c5
 _NOBODY = np.uint64(0)  # what stands for a missing value
 
 
 def _bits(values: np.ndarray) -> np.ndarray:
     """64 bits for each of distinct values that are not missing; a number's are the same whatever its type."""
-    if values.dtype.kind in "biuf":
-        floats = values.astype(float)
-        whole = (np.floor(floats) == floats) & (np.abs(floats) < 2**63)
-        integers = values.astype(np.int64) if values.dtype.kind != "f" else np.where(whole, floats, 0).astype(np.int64)
-        return np.where(whole, pd.util.hash_array(integers), pd.util.hash_array(floats))
-    is_number = np.array([isinstance(value, int | float | np.number) for value in values], dtype=bool)
-    if is_number.all():
-        return _bits(np.array(values.tolist()))
-    found = np.empty(len(values), dtype=np.uint64)
-    found[~is_number] = pd.util.hash_array(np.array([str(value) for value in values[~is_number]], dtype=object))
-    if is_number.any():
-        found[is_number] = _bits(values[is_number])
+    if values.dtype.kind in "biu":
+        return pd.util.hash_array(values.astype(np.int64))
+    if values.dtype.kind == "f":
+        whole = (np.floor(values) == values) & (np.abs(values) < 2**63)
+        return np.where(whole, pd.util.hash_array(np.where(whole, values, 0).astype(np.int64)), pd.util.hash_array(values.astype(float)))
+    if pd.api.types.infer_dtype(values) == "string":
+        return pd.util.hash_array(values)
+    found = pd.util.hash_array(np.array([str(value) for value in values], dtype=object))
+    integers, floats = (np.array([isinstance(value, kind) for value in values], dtype=bool) for kind in (int | np.integer | np.bool_, float | np.floating))
+    found[integers] = _bits(np.array([int(value) % 2**64 for value in values[integers]], dtype=np.uint64))
+    found[floats] = _bits(values[floats].astype(float))
     return found
 
 
@@ -145,7 +146,8 @@ def entity_keys(
     """For each row, the 64 bits that stand for its entity."""
     keys = np.zeros(len(frame), dtype=np.uint64)
     for position in range(frame.shape[1]):
-        codes, values = pd.factorize(frame.iloc[:, position])
+        column = frame.iloc[:, position]
+        codes, values = (column.cat.codes, column.cat.categories) if isinstance(column.dtype, pd.CategoricalDtype) else pd.factorize(column)
         values = np.asarray(values if pd.api.types.is_numeric_dtype(values) else pd.Series(values).astype(object))
         bits = np.append(_bits(values), _NOBODY)[codes]  # the code of a missing value is -1
         keys = bits if frame.shape[1] == 1 else pd.util.hash_array(keys * np.uint64(31) + bits)
