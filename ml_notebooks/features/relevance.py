@@ -156,8 +156,8 @@ def permutation(
         for fit, score in problem.folds:
             model = _boosted(problem, 60).fit(problem.numbers[fit], problem.target[fit])
             losses.append(permutation_importance(model, problem.numbers[score], problem.target[score], scoring=scoring, n_repeats=repeats, random_state=problem.seed).importances)
-    loss = np.concatenate(losses, axis=1)
-    mean, error = np.nanmean(loss, axis=1), np.nanstd(loss, axis=1) / np.sqrt(len(losses))
+    loss = np.nan_to_num(np.concatenate(losses, axis=1))  # a fold of one class has no AUC and tells nothing
+    mean, error = loss.mean(axis=1), loss.std(axis=1) / np.sqrt(len(losses))
     words = [f"shuffled, it costs a model {cost:.3f} of its {name}" if cost > 0 else "shuffled, it costs a model nothing" for cost in mean]
     return problem.judged("permutation", mean, mean > 2 * error, words)
 

@@ -33,7 +33,7 @@ from .suspects import Task, label_suspects, numbers_of, task_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# %% ../../nbs/library/features/33_select.ipynb #ce82c338
+# %% ../../nbs/library/features/33_select.ipynb #9416fca8
 @dataclass(frozen=True)
 class Verdict:
     """What is to be done with a feature, and why."""
@@ -54,7 +54,7 @@ class Selection:
     task: Task
     rows: int  # with a label
     sampled: int  # rows that the methods which fit models looked at
-    methods: tuple[str, ...]
+    methods: tuple[str, ...]  # whose word counts
     verdicts: tuple[Verdict, ...]  # by rank
     remarks: tuple[str, ...] = ()  # about rows as a whole
 
@@ -69,7 +69,7 @@ class Selection:
     def to_frame(self) -> pd.DataFrame:
         """One row for each feature, by rank: verdict, reason, and the scores of the methods."""
         lines = [{"rank": v.rank, "feature": v.feature, "verdict": "keep" if v.keep else "drop", "reason": v.reason, **v.scores} for v in self.verdicts]
-        return pd.DataFrame(lines, columns=["rank", "feature", "verdict", "reason", *self.methods])
+        return pd.DataFrame(lines, columns=["rank", "feature", "verdict", "reason", *dict.fromkeys(("mutual_information", *self.methods))])
 
     def _repr_html_(self) -> str:
         return _page(self)
@@ -78,13 +78,13 @@ class Selection:
         """What each feature tells of the label alone; the first `most`."""
         return _figure(self, most)
 
-# %% ../../nbs/library/features/33_select.ipynb #9626324e
+# %% ../../nbs/library/features/33_select.ipynb #92982be3
 def _page(selection: Selection) -> str:
     lines = [
         [str(v.rank), escape(v.feature), bar(v.scores.get("mutual_information", 0.0), CURRENT if v.keep else REFERENCE), "keep" if v.keep else "drop", escape(v.reason)]
         for v in selection.verdicts
     ]
-    sample = f", of which {selection.sampled:,} for models" if selection.methods[1:] else ""
+    sample = f", of which {selection.sampled:,} for models" if _models(selection.methods) else ""
     about = f"{selection.task}, {selection.rows:,} rows{sample}; bars: share of the label that the feature tells alone"
     title = f"{len(selection.kept)} of {len(lines)} features to predict {selection.label}"
     return page(title, about, *map(tag, selection.remarks), table(["", "feature", "alone", "verdict", "reason"], lines), small(f"asked: {', '.join(selection.methods)}"))
@@ -144,7 +144,7 @@ def _correlated(features: pd.DataFrame, scores: pd.Series, threshold: float) -> 
             reasons[name] = f"{rho[place, nearest]:.3f} correlated with `{best[nearest]}`, which says more about the label"
     return reasons
 
-# %% ../../nbs/library/features/33_select.ipynb #66658659
+# %% ../../nbs/library/features/33_select.ipynb #14af6ae7
 METHODS: Mapping[str, Callable[[Problem], Judgement]] = {
     "mutual_information": mutual_information,
     "permutation": permutation,
@@ -152,6 +152,11 @@ METHODS: Mapping[str, Callable[[Problem], Judgement]] = {
     "shadows": shadows,
     "sequential": sequential,
 }
+
+
+def _models(methods: Sequence[str]) -> bool:
+    """Whether any of some methods fits models."""
+    return any(method != "mutual_information" for method in methods)
 
 
 def _judge(alone: Judgement, sample: Problem, methods: Sequence[str]) -> list[Judgement]:
@@ -208,11 +213,11 @@ def _folds(frame: pd.DataFrame, label: str, known: np.ndarray, folds: Any, group
         return list(folds.split(frame[known], frame[label][known], frame[groups][known] if groups else None))
     return [_where(fold, np.flatnonzero(known), len(frame)) for fold in folds]
 
-# %% ../../nbs/library/features/33_select.ipynb #6ec491ed
+# %% ../../nbs/library/features/33_select.ipynb #5e763673
 def select_features(
     frame: pd.DataFrame,  # features and the label, a row for each example
     label: str,  # the column that is to be predicted; rows without it do not count
-    methods: Sequence[str] = ("mutual_information",),  # more: permutation, stability, shadows, sequential, which fit models
+    methods: Sequence[str] = ("mutual_information",),  # others: permutation, stability, shadows, sequential, which fit models
     most: int | None = None,  # how many features to keep at most
     correlated: float = 0.95,  # absolute rank correlation from which on two features are too much alike
     suspect: float = 0.98,  # AUC or R² of a feature alone from which on it knows the label too well
@@ -226,12 +231,12 @@ def select_features(
     Raises `UnknownColumn`, `UnknownMethod`, `OneClass` for a label that does not vary, and `BadTransform` for a name that two columns have.
     """
     _check(frame, label, groups, methods)
-    methods = tuple(dict.fromkeys(("mutual_information", *methods)))
+    methods = tuple(dict.fromkeys(methods)) or ("mutual_information",)
     known = frame[label].notna().to_numpy()
     rows = frame[known]
     features = rows.drop(columns=[label, groups] if groups else label)
     task = task_of(rows[label])
-    problem = Problem(features, rows[label], task, _folds(frame, label, known, folds, groups, seed) if methods[1:] else (), seed)
+    problem = Problem(features, rows[label], task, _folds(frame, label, known, folds, groups, seed) if _models(methods) else (), seed)
     alone = mutual_information(problem)
     suspects = label_suspects(rows.drop(columns=groups) if groups else rows, label, suspect, seed=seed)
     dropped: Reasons = {}
@@ -259,7 +264,7 @@ def _check(frame: pd.DataFrame, label: str, groups: str, methods: Sequence[str])
         twice = ", ".join(f"`{name}`" for name in frame.columns[frame.columns.duplicated()])
         raise BadTransform("select_features", f"Several columns are called {twice}.", "Give each a name of its own.")
 
-# %% ../../nbs/library/features/33_select.ipynb #50743710
+# %% ../../nbs/library/features/33_select.ipynb #92ba8a57
 def _verdicts(alone: Judgement, judged: Sequence[Judgement], dropped: Reasons, most: int | None) -> tuple[Verdict, ...]:
     """A verdict on every feature, by rank."""
     order = _order(judged) if judged else []
@@ -269,7 +274,7 @@ def _verdicts(alone: Judgement, judged: Sequence[Judgement], dropped: Reasons, m
     spare = {name: f"ranks {place} of {len(strong)}, and {most} are wanted" for place, name in enumerate(strong, 1) if name not in wanted}
     rest = sorted(dropped, key=lambda name: -alone.scores[name])
     reasons = praise | weak | spare | dropped
-    scores = {one.method: one.scores for one in [*judged, alone]}
+    scores = {one.method: one.scores for one in [alone, *judged]}
     return tuple(
         Verdict(str(name), rank, name in wanted, reasons[name], {method: float(values[name]) for method, values in scores.items() if name in values}, name in order)
         for rank, name in enumerate([*strong, *(name for name in order if name in weak), *rest], 1)

@@ -25,7 +25,7 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
 
     def __init__(
         self,
-        methods: tuple[str, ...] = ("mutual_information",),  # more: permutation, stability, shadows, sequential
+        methods: tuple[str, ...] = ("mutual_information",),  # others: permutation, stability, shadows, sequential
         most: int | None = None,  # how many features to keep at most
         correlated: float = 0.95,  # absolute rank correlation from which on two features are too much alike
         suspect: float = 0.98,  # AUC or R² of a feature alone from which on it knows the label too well; above 1 none does
