@@ -117,7 +117,7 @@ class _View:
             return [self.layout.place.encode()] * len(entities)
         places = wanted if isinstance(entities[0], Mapping) else [names.index(name) for name in wanted]
         try:
-            return self.layout.keys([[entity[place] for entity in entities] for place in places])  # type: ignore[index, call-overload]
+            return self.layout.keys([[entity[place] for entity in entities] for place in places])  # type: ignore[index]
         except (KeyError, IndexError) as error:
             raise _missing(self.layout, entities, names) from error
 

@@ -186,4 +186,4 @@ def _under(transaction: lmdb.Transaction, prefix: bytes) -> Iterator[bytes]:
     """Keys that begin so."""
     cursor = transaction.cursor()
     if cursor.set_range(prefix):
-        yield from itertools.takewhile(lambda key: key.startswith(prefix), cursor.iternext(values=False))
+        yield from itertools.takewhile(lambda key: key.startswith(prefix), map(bytes, cursor.iternext(values=False)))
