@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
-from online_feast import FEATURES, percentiles
+from peers.online_feast import FEATURES, percentiles
 
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.features.materialize import materialize
@@ -113,7 +113,7 @@ class Feast:
     """Feast, in a process of its own that measures itself."""
 
     def __init__(self, python, folder, kind, *port):
-        command = [python, str(Path(__file__).with_name("online_feast.py")), str(folder), kind, *map(str, port)]
+        command = [python, str(Path(__file__).with_name("peers") / "online_feast.py"), str(folder), kind, *map(str, port)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         said = self._said()
         print(f"Feast on {kind}: {said['entities']:,} entities written in {said['seconds']:.2f} s")

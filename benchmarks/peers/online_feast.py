@@ -1,6 +1,6 @@
 """Feast's online reads, by an interpreter of its own: `benchmarks/online.py --feast PYTHON` starts it and asks it line by line.
 
-    PYTHON benchmarks/online_feast.py FOLDER sqlite|redis [PORT]
+    PYTHON benchmarks/peers/online_feast.py FOLDER sqlite|redis [PORT]
 
 FOLDER holds `rows.parquet`: key, known_at and ten features. Each line of standard input is JSON, `{"keys": [7, 5]}` for the answer to it or
 `{"size": 100, "calls": 250}` for its median and 99th percentile in milliseconds; the answer is a line of JSON.
