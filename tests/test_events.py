@@ -1,6 +1,7 @@
 """Events: folded one by one, or many at a time, into what the batch computes; streamed through a Redis that comes and goes."""
 
 import math
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 
@@ -120,7 +121,7 @@ def cut(events, places):
 
 
 @soak
-@settings(max_examples=400 if SOAK else 10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150 if SOAK else 10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     events=st.lists(EVENT, max_size=16),
     again=st.lists(st.integers(0, 15), max_size=6),
@@ -140,7 +141,7 @@ def test_events_fold_into_what_the_batch_computes(wh, events, again, places, ent
 
 
 @soak
-@settings(max_examples=60 if SOAK else 3, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30 if SOAK else 3, deadline=None, suppress_health_check=list(HealthCheck))
 @given(events=st.lists(EVENT, min_size=1, max_size=12), places=st.lists(st.integers(0, 12), max_size=3), seed=st.uuids())
 def test_what_is_served_is_what_a_push_would_write(wh, tmp_path_factory, events, places, seed):
     folder, store = tmp_path_factory.mktemp("online"), FeatureStore(wh)
@@ -181,11 +182,15 @@ def test_what_is_served_is_what_a_push_would_write(wh, tmp_path_factory, events,
         ({"delay": [1]}, "`[1]`, which is no DOUBLE"),
         ({"bags": "1e3"}, "`1e3`, which is no BIGINT"),
         ({"delay": "x" * 5000}, "is no DOUBLE"),
+        ({"fare": "12.345"}, "`12.345`, which is no DECIMAL(6,2)"),
+        ({"fare": 12345.6}, "is no DECIMAL(6,2)"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_reason(wh, value, reason):
     good = mapping(("EWR", 1, START, 1, 0.5, True, "A", 3))
-    became, rows = fold(wh, windows(wh, []), [good, good | value])
+    definition = windows(wh, [])
+    with_fare = replace(definition, events=f"SELECT *, NULL::DECIMAL(6, 2) AS fare FROM ({definition.events})")
+    became, rows = fold(wh, with_fare, [good | {"fare": "12.50"}, good | value])
     assert list(became.refused) == [1] and reason in became.refused[1] and len(became.refused[1]) < 300
     assert became.in_order == 1 and len(rows) == 1
 
@@ -214,3 +219,14 @@ def test_what_is_kept_does_not_grow_beyond_the_window(wh):
         kept = rows["EWR", 1].kept
         assert became.in_order == 20 and kept.count("EWR") == min(number + 20, 91)
     assert microseconds(rows["EWR", 1].known_at) == microseconds(START + timedelta(minutes=399))
+
+
+def test_columns_may_have_any_name(wh):
+    names = ["number", "select", "fate", "content", "at", 'a "b"', "refused", "ahead"]
+    columns = ", ".join('1 AS "' + name.replace('"', '""') + '"' for name in names)
+    events = f"SELECT {columns}, TIMESTAMPTZ '2013-07-01 10:00:00Z' AS \"when\", 2.5::DOUBLE AS \"value of it\""
+    definition = Windowed("odd", ("number", 'a "b"'), "when", "select", events, last(1, "hours", fate="count", **{"value of it": "mean"}))
+    _, rows = fold(wh, definition, events)
+    assert rows[1, 1].features == {"fate_count_1h": 1, "value of it_mean_1h": 2.5}
+    _, again = fold(wh, definition, events, lambda _: [rows[1, 1].kept])
+    assert again == rows and wh.sql(definition.view.query).fetchall()[0][3:] == (1, 2.5)

@@ -25,7 +25,7 @@ from .view import FeatureView
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../../nbs/library/features/18_events.ipynb #6a8c0f87
+# %% ../../nbs/library/features/18_events.ipynb #507a3f4e
 @dataclass(frozen=True)
 class Windowed:
     """Aggregates over the events of an entity, in windows that end at its latest event."""
@@ -34,7 +34,7 @@ class Windowed:
     entity: tuple[str, ...]  # columns that say whom an event is about; none: everybody
     timestamp: str  # column with the instant at which an event became known, TIMESTAMPTZ
     event: str  # column with the id of an event, different for events of one entity and instant
-    events: str  # table, or query, with these columns and what is aggregated
+    events: str  # table, or query, with these columns and what is aggregated; all of its columns are kept
     aggregates: Mapping[str, tuple[str, timedelta]]  # feature -> SQL aggregate and width of its window
     ttl: timedelta = timedelta(days=1)  # of the view
     late: timedelta = timedelta(0)  # of the view: how long after its timestamp an event may still come
@@ -129,7 +129,7 @@ def text_of(value: Any) -> str | None:
         return json.dumps(value)
     return value if value is None else value.isoformat() if isinstance(value, datetime) else str(value)
 
-# %% ../../nbs/library/features/18_events.ipynb #429e6e1e
+# %% ../../nbs/library/features/18_events.ipynb #37b47c89
 def _refusal(windows: Windowed, types: Mapping[str, str]) -> str:
     """SQL of why an event cannot be read; NULL where it can."""
     at = identifier(windows.timestamp)
@@ -141,8 +141,9 @@ def _refusal(windows: Windowed, types: Mapping[str, str]) -> str:
 
 def _unreadable(name: str, kind: str) -> str:
     column = identifier(name)
-    whole = f" OR NOT regexp_matches({column}, '^\\s*[+-]?\\d+\\s*$')" if kind in _WHOLE else ""
-    return f"{column} IS NOT NULL AND (TRY_CAST({column} AS {kind}) IS NULL{whole})"
+    cut = f" OR NOT regexp_matches({column}, '^\\s*[+-]?\\d+\\s*$')" if kind in _WHOLE else ""
+    cut = f" OR TRY_CAST({column} AS {kind})::DOUBLE <> TRY_CAST({column} AS DOUBLE)" if kind.startswith("DECIMAL") else cut
+    return f"{column} IS NOT NULL AND (TRY_CAST({column} AS {kind}) IS NULL{cut})"
 
 
 def _said(name: str, what: str) -> str:
@@ -155,10 +156,10 @@ def _read(wh: Warehouse, windows: Windowed, types: Mapping[str, str], events: An
     columns = ", ".join(f"unnest(?::VARCHAR[]) AS {identifier(name)}" for name in types)
     typed = ", ".join(f"TRY_CAST({name} AS {kind}) AS {name}" for name, kind in ((identifier(name), kind) for name, kind in types.items()))
     ahead = f"coalesce(TRY_CAST({identifier(windows.timestamp)} AS TIMESTAMPTZ) > ?::TIMESTAMPTZ, false)"
-    query = f"SELECT number, {_refusal(windows, types)} AS refused, {ahead} AS ahead, {typed} FROM (SELECT unnest(range(?)) AS number, {columns})"
+    query = f"SELECT __number, {_refusal(windows, types)} AS __refused, {ahead} AS __ahead, {typed} FROM (SELECT unnest(range(?)) AS __number, {columns})"
     wh._connection.execute(f"CREATE OR REPLACE TEMP TABLE {_CAME} AS {query}", [now, len(texts[0]), *texts])
     keys = [identifier(key) for key in windows.entity]
-    return list(wh._connection.execute(f"SELECT {', '.join(['number', 'refused', 'ahead', *keys])} FROM {_CAME} ORDER BY number").fetchall())
+    return list(wh._connection.execute(f"SELECT {', '.join(['__number', '__refused', '__ahead', *keys])} FROM {_CAME} ORDER BY __number").fetchall())
 
 # %% ../../nbs/library/features/18_events.ipynb #c61621b0
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class Folded:
     def _repr_html_(self) -> str:
         return f"<p><b>{self!r}</b></p>" + self.to_frame().to_html(border=0, index=False)
 
-# %% ../../nbs/library/features/18_events.ipynb #53993d10
+# %% ../../nbs/library/features/18_events.ipynb #8aa82461
 Entity = tuple[Any, ...]  # the values of a view's entity columns
 _KEPT, _ALL = "kept_events", "temp.main.events_that_are_there"
 
@@ -216,17 +217,17 @@ def _put_together(wh: Warehouse, windows: Windowed, types: Mapping[str, str], ke
     columns, by = _names(*types), ", ".join(map(identifier, windows.entity)) or "1"
     old = ", ".join(f"one[{place}]::{kind} AS {identifier(name)}" for place, (name, kind) in enumerate(types.items(), 1))
     texts = "SELECT unnest(from_json(kept, '[[\"VARCHAR\"]]')) AS one FROM (SELECT unnest(?::VARCHAR[]) AS kept)"
-    were_there, came = f"SELECT -1 AS number, {old} FROM ({texts})", f"SELECT number, {columns} FROM {_CAME} WHERE refused IS NULL AND NOT ahead"
-    at, same = identifier(windows.timestamp), f"PARTITION BY {by}, {_names(windows.timestamp, windows.event)} ORDER BY number"
-    before = f"max(epoch_us({at})) OVER (PARTITION BY {by} ORDER BY number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) - epoch_us({at})"
+    were_there, came = f"SELECT -1 AS __number, {old} FROM ({texts})", f"SELECT __number, {columns} FROM {_CAME} WHERE __refused IS NULL AND NOT __ahead"
+    at, same = identifier(windows.timestamp), f"PARTITION BY {by}, {_names(windows.timestamp, windows.event)} ORDER BY __number"
+    before = f"max(epoch_us({at})) OVER (PARTITION BY {by} ORDER BY __number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) - epoch_us({at})"
     fate = (
-        f"CASE WHEN behind_us > {_us(windows.widest)} THEN 'outside' WHEN nth = 1 AND behind_us > 0 THEN 'late' WHEN nth = 1 THEN 'in_order' "
-        "WHEN content IS DISTINCT FROM was THEN 'conflicting' ELSE 'repeated' END"
+        f"CASE WHEN __behind_us > {_us(windows.widest)} THEN 'outside' WHEN __nth = 1 AND __behind_us > 0 THEN 'late' WHEN __nth = 1 THEN 'in_order' "
+        "WHEN __content IS DISTINCT FROM __was THEN 'conflicting' ELSE 'repeated' END"
     )
-    about = f"{before} AS behind_us, row_number() OVER ({same}) AS nth, row({columns}) AS content, first(row({columns})) OVER ({same}) AS was"
-    query = f"SELECT number, {columns}, {fate} AS fate FROM (SELECT *, {about} FROM ({were_there} UNION ALL {came}))"
+    about = f"{before} AS __behind_us, row_number() OVER ({same}) AS __nth, row({columns}) AS __content, first(row({columns})) OVER ({same}) AS __was"
+    query = f"SELECT __number, {columns}, {fate} AS __fate FROM (SELECT *, {about} FROM ({were_there} UNION ALL {came}))"
     wh._connection.execute(f"CREATE OR REPLACE TEMP TABLE {_ALL} AS {query}", [list(kept)])
-    return dict(wh._connection.execute(f"SELECT fate, count(*) FROM {_ALL} WHERE number >= 0 GROUP BY fate").fetchall())
+    return dict(wh._connection.execute(f"SELECT __fate, count(*) FROM {_ALL} WHERE __number >= 0 GROUP BY __fate").fetchall())
 
 
 def _latest(wh: Warehouse, windows: Windowed, types: Mapping[str, str]) -> dict[Entity, Latest]:

@@ -25,7 +25,7 @@ from ..logs import redact
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../../nbs/library/features/19_streams.ipynb #587d273c
+# %% ../../nbs/library/features/19_streams.ipynb #fba744ae
 @dataclass(frozen=True)
 class EventStream:
     """A stream of Redis whose entries are events, and the group of consumers that reads it."""
@@ -69,7 +69,7 @@ def connected(stream: EventStream) -> Iterator[Any]:
 
 
 def _said(stream: EventStream, error: Exception) -> str:
-    return redact(str(error), [stream.password] if stream.password else [])
+    return redact(str(error).rstrip("."), [stream.password] if stream.password else [])
 
 # %% ../../nbs/library/features/19_streams.ipynb #a3d05df7
 def send_events(
