@@ -95,7 +95,19 @@ def _classes(
         raise BadTransform(transformer, f"All {len(y)} sample(s) have the label `{classes[0]}`.", "Give rows of at least two classes.")
     return classes
 
-# %% ../../nbs/library/features/23_encoders.ipynb #aee1b5cb
+# %% ../../nbs/library/features/23_encoders.ipynb #3b3d3976
+def _totals(
+    sums: np.ndarray,  # of the labels of each fact's entity up to it, shape (facts, labels)
+    first: np.ndarray,  # the entity's first fact
+    stop: np.ndarray,  # the first one that is too late
+) -> tuple[np.ndarray, np.ndarray]:  # shapes (rows, labels) and (rows, 1)
+    """The sums and the number of the labels before each row."""
+    some = stop > first
+    made = np.zeros((len(stop), sums.shape[1]))
+    made[some] = sums[stop[some] - 1]
+    return made, (stop - first).reshape(-1, 1)
+
+# %% ../../nbs/library/features/23_encoders.ipynb #bd3bda5e
 class OrderedTargetEncoder(_Ordered):
     """The mean label of each category before each row, drawn towards the mean of all labels, shape (rows, columns * labels).
 
@@ -134,7 +146,7 @@ class OrderedTargetEncoder(_Ordered):
         """The encodings of each row: those of the first column, then of the next. Raises `BadTransform` and `NaiveTime`."""
         check_is_fitted(self)
         places = self._before(read_frame(self, X, False))
-        (total, count), *others = (self._sums(number, *place) for number, place in enumerate(places))
+        (total, count), *others = (_totals(sums, *place) for sums, place in zip(self.sums_, places, strict=True))
         with np.errstate(invalid="ignore"):
             prior = total / count
             encoded = [np.where(n + self.smooth > 0, (sums + self.smooth * prior) / (n + self.smooth), prior) for sums, n in others]
@@ -154,13 +166,6 @@ class OrderedTargetEncoder(_Ordered):
         orders = self._remember(categories, times)
         self.sums_ = [pd.DataFrame(labels[order]).groupby(history.numbers()).cumsum().to_numpy() for history, order in zip(self.histories_, orders, strict=True)]
         return self
-
-    def _sums(self, number: int, first: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The sums of the labels between places of a history, shape (rows, labels), and their number, shape (rows, 1)."""
-        some = stop > first
-        sums = np.zeros((len(stop), self.labels_.shape[1]))
-        sums[some] = self.sums_[number][stop[some] - 1]
-        return sums, (stop - first).reshape(-1, 1)
 
     def _names_out(self, names: list[str]) -> Iterable[str]:
         labels = [""] if self.classes_ is None or len(self.classes_) < 3 else [f"_{label}" for label in self.classes_]
