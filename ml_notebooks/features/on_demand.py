@@ -181,11 +181,22 @@ def with_on_demand(
         made |= named
     if not made:
         return f"SELECT * FROM {table}"
-    arrays = pa.table({name: pa.array(values, from_pandas=True) for name, values in made.items()})
+    arrays = pa.table({name: _arrow(name, values) for name, values in made.items()})
     wh._connection.register("on_demand_arrays", arrays)
     wh._connection.execute(f"CREATE OR REPLACE TEMP TABLE {BESIDE} AS FROM on_demand_arrays")
     wh._connection.unregister("on_demand_arrays")
     return f"SELECT * FROM {table} POSITIONAL JOIN {BESIDE}"
+
+
+def _arrow(name: str, values: np.ndarray) -> Any:
+    """A feature as a table keeps it: instants with their zone, what is missing as missing. Raises `BadOnDemand`."""
+    import pyarrow as pa
+
+    kinds = {"M": pa.timestamp("us", tz="UTC"), "O": pa.string()}
+    try:
+        return pa.array(values, kinds.get(values.dtype.kind), from_pandas=True)
+    except (TypeError, ValueError) as error:
+        raise BadOnDemand(name, f"Its function gave what no column holds: {error}.", "Let it give numbers, truth values, texts or instants.") from error
 
 # %% ../../nbs/library/features/11_on_demand.ipynb #9c9b3935
 _NUMBER = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DOUBLE|FLOAT|DECIMAL\(.*\)|BOOLEAN")
@@ -213,7 +224,9 @@ def _check_type(one: OnDemand, column: str, kind: type, found: str) -> None:
 
 def _filled(kind: type, values: np.ndarray) -> np.ndarray:
     """A column of DuckDB's with what stands for missing values."""
-    return np.ma.filled(values.astype(_DTYPES[kind]), _MISSING[kind]) if isinstance(values, np.ma.MaskedArray) else values
+    filled = np.asarray(values).astype(_DTYPES[kind])
+    filled[np.ma.getmaskarray(values)] = _MISSING[kind]
+    return filled
 
 # %% ../../nbs/library/features/11_on_demand.ipynb #1d4ecb7f
 ON_DEMAND = "ops.on_demand_features"
