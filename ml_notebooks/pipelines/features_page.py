@@ -88,7 +88,8 @@ def _section(entry: Entry, looks: Sequence[dict[str, Any]]) -> str:
     listed = "".join(f"<tr><th>{name}</th><td>{escaped(value)}</td></tr>" for name, value in facts.items() if value)
     own = [look for look in looks if look["version"] == one.version]
     newest = [look for look in own if look["until"] == own[-1]["until"]]
-    titles = ["feature", "type", "missing", "mean", "median", "least", "greatest", "means of all increments"]
+    means = ["means of all increments"] * any(_means(look, own) for look in newest)
+    titles = ["feature", "type", "missing", "mean", "median", "least", "greatest", *means]
     table = html_table(titles, (_look(look, own) for look in newest)) if newest else ""
     return (
         f'<section id="{escaped(one.name)}" data-words="{escaped(entry.words())}"><h2>{escaped(one.name)}</h2><p>{escaped(said["description"])}</p>'
@@ -100,8 +101,14 @@ def _look(look: dict[str, Any], looks: Sequence[dict[str, Any]]) -> str:
     """A feature as its newest increment had it, and how its mean went."""
     figures = [f"{look['missing']:.1%}", *(_figure(look[name]) for name in ("mean", "median", "least", "greatest"))]
     cells = "".join(f'<td class="number">{escaped(figure)}</td>' for figure in figures)
+    kind, line = look["type"].lower().replace("timestamp with time zone", "timestamptz"), _means(look, looks)
+    return f"<tr><td>{escaped(look['feature'])}</td><td>{escaped(kind)}</td>{cells}{f'<td>{line}</td>' if line else ''}</tr>"
+
+
+def _means(look: dict[str, Any], looks: Sequence[dict[str, Any]]) -> str:
+    """How the mean of a feature went from increment to increment, as a small line; nothing where there are fewer than three."""
     means = [one["mean"] for one in looks if one["feature"] == look["feature"]]
-    return f"<tr><td>{escaped(look['feature'])}</td><td>{escaped(look['type'].lower())}</td>{cells}<td>{_line([mean for mean in means if mean == mean])}</td></tr>"
+    return _line([mean for mean in means if mean is not None and mean == mean])
 
 
 def _figure(value: Any) -> str:
