@@ -142,7 +142,7 @@ def _against(one: GeneratedFeature, other: GeneratedFeature, called: str) -> Gen
         return GeneratedFeature(f"{one.name}_over_{called}", f"`{one.name}` in parts of `{other.name}`", f"{first} / nullif({second}, 0)")
     return GeneratedFeature(f"{one.name}_minus_{called}", f"`{one.name}` less `{other.name}`", f"{first} - {second}")
 
-# %% ../../nbs/library/features/30_generate.ipynb #b4850167
+# %% ../../nbs/library/features/30_generate.ipynb #2c7d035c
 @dataclass(frozen=True)
 class Generated:
     """Features that were generated: views for a store, and what is computed from the joined rows."""
@@ -154,7 +154,7 @@ class Generated:
     rows: Mapping[str, str] = field(default_factory=dict, repr=False)  # view -> SQL of the rows that it is made of
 
     def finish(self, joined: str) -> str:
-        """SQL of the joined rows -> SQL with what is computed from them, as `training_set` and `check_future` take it."""
+        """SQL of the joined rows -> SQL with what is computed from them, as `training_set` takes it."""
         return with_expressions(joined, {one.name: one.sql for one in self.features if not one.view})
 
     def sql(self, name: str) -> str:
