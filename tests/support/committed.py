@@ -44,17 +44,18 @@ def numbered(path, folder):
 def execute_again(notebooks, folder, workspace):
     """nbval's process, after it executed the notebooks in a workspace; copies of them are written to `folder`."""
     options = ["--nbval-lax", f"--nbval-kernel-name={KERNEL_NAME}", "--nbval-cell-timeout=600"]
-    return _call_nbval(options, notebooks, folder, workspace)
+    return _call_nbval(options, notebooks, folder, workspace, {})  # with the paths of other tests, so that they share a warm parent
 
 
 def compare_with_executed(notebooks, folder, executed):
     """nbval's process, after it compared the notebooks with those of the same names in the folder `executed`."""
-    return _call_nbval(["-p", "support.committed", f"--executed={executed}"], notebooks, folder, folder)
-
-
-def _call_nbval(options, notebooks, folder, workspace):
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | CALM_THREADS | {"MLNB_HOME": str(workspace), "PYTHONPATH": paths}
+    options = ["-p", "support.committed", f"--executed={executed}"]
+    return _call_nbval(options, notebooks, folder, folder, {"PYTHONPATH": paths})
+
+
+def _call_nbval(options, notebooks, folder, workspace, ours):
+    environment = os.environ | CALM_THREADS | {"MLNB_HOME": str(workspace)} | ours
     command = [*PYTEST, f"--rootdir={folder}", *options, *(numbered(path, folder) for path in notebooks)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=workspace)
 
