@@ -236,7 +236,7 @@ def test_a_contract_holds_of_an_old_snapshot(wh):
 def kept_rows(wh, table):
     """What is kept of a table: check -> how many rows."""
     query = "SELECT check_name, count(*) FROM ops.contract_failures WHERE table_name = ? GROUP BY ALL"
-    return dict(wh.sql(query, [table]).fetchall())
+    return dict(wh.sql(query, [table]).fetchall()) if "ops.contract_failures" in wh.names() else {}
 
 
 def test_rows_that_break_a_contract_are_kept_and_no_more_than_said(wh):
