@@ -378,3 +378,22 @@ def test_the_command_pushes(tmp_path):
     lost = run("lastin")
     assert lost.returncode == 1
     assert "Did you mean `lasting`?" in lost.stderr
+
+
+def test_a_fork_while_threads_read_is_told_and_the_parent_reads_on(tmp_path):
+    online = EmbeddedStore(tmp_path)
+    row = LAYOUT.row(1, 0, [7])
+    online.write([(LAYOUT.key((7,)), row)])
+    with online._env.begin():  # as a thread that is reading holds it
+        child = os.fork()
+        if child == 0:
+            try:
+                online.read([LAYOUT.key((7,))])
+            except OnlineUnavailable as error:
+                os._exit(7 if "`spawn`" in str(error) else 1)
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    for _ in range(2000):
+        assert list(online.read([LAYOUT.key((7,))])) == [row]
+    assert online._env.info()["num_readers"] < 10
+    online.close()

@@ -69,7 +69,7 @@ def is_before(row: bytes, until: int) -> bool:
 _SIZE = 64 << 30  # bytes that the rows may take; the map takes address space only
 _READERS = 1024  # threads that may read at the same time, in all processes
 _lock = threading.Lock()
-_open: WeakValueDictionary[str, lmdb.Environment] = WeakValueDictionary()
+_open: WeakValueDictionary[tuple[int, str], lmdb.Environment] = WeakValueDictionary()  # by process and folder
 _stores: WeakSet["EmbeddedStore"] = WeakSet()
 
 
@@ -86,13 +86,24 @@ os.register_at_fork(after_in_child=_forget)
 
 def _opened(folder: Path, size: int) -> lmdb.Environment:
     """What this process has open of a folder."""
+    name = os.getpid(), str(folder.resolve())
     with _lock:
-        if (found := _open.get(str(folder.resolve()))) is None:
+        if (found := _open.get(name)) is None:
             folder.mkdir(parents=True, exist_ok=True)
-            found = lmdb.open(str(folder), map_size=size, metasync=False, max_readers=_READERS, readahead=False)
-            found.reader_check()
-            _open[str(folder.resolve())] = found
+            found = _open[name] = _environment(folder, size)
         return found
+
+
+def _environment(folder: Path, size: int) -> lmdb.Environment:
+    try:
+        found = lmdb.open(str(folder), map_size=size, metasync=False, max_readers=_READERS, readahead=False)
+    except lmdb.Error as error:
+        if "already open" not in str(error):
+            raise
+        do = "Start processes by `spawn` or `forkserver`, or fork before the store is read."
+        raise OnlineUnavailable(str(folder), "This process was forked while threads of its parent were reading.", do) from error
+    found.reader_check()  # let go of what readers hold that were killed
+    return found
 
 # %% ../../nbs/library/features/13_online_store.ipynb #28c8bd37
 @contextmanager
@@ -100,6 +111,8 @@ def _telling(folder: Path, size: int) -> Iterator[None]:
     """Say what LMDB has met with."""
     try:
         yield
+    except OnlineUnavailable:
+        raise
     except lmdb.MapFullError as error:
         raise OnlineFull(str(folder), size) from error
     except (lmdb.Error, OSError) as error:
