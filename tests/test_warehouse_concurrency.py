@@ -133,18 +133,18 @@ def test_queries_that_do_not_fit_into_memory_do_not_meet_on_the_disk(tmp_path):
         one._connection.execute(large.format("first"))
         with open_warehouse(workspace) as other:
             other._connection.execute(large.format("second").replace("hash(range)", "hash(range + 1)"))
-            folders = list((tmp_path / "data").glob("spill-*"))
+            folders = list((tmp_path / "data" / "spill").glob("*-*"))
             assert len(folders) == 2 and all(any(folder.iterdir()) for folder in folders)
             sums = [wh._connection.execute(f"SELECT count(*), bit_xor(mix) FROM temp.main.{name}").fetchall() for wh, name in ((one, "first"), (other, "second"))]
         expected = [one._connection.execute(f"SELECT count(*), bit_xor(hash(range + {more})) FROM range(2_000_000)").fetchall() for more in (0, 1)]
         assert sums == expected
-    assert not list((tmp_path / "data").glob("spill-*"))
+    assert not list((tmp_path / "data" / "spill").glob("*-*"))
 
 
 def test_what_a_killed_process_spilled_is_taken_away(tmp_path):
     workspace = make_workspace(tmp_path)
     open_warehouse(workspace).close()
-    left, own = (tmp_path / "data" / f"spill-{pid}-0" for pid in (2**22 + 1, os.getpid()))
+    left, own = (tmp_path / "data" / "spill" / f"{pid}-0" for pid in (2**22 + 1, os.getpid()))
     for folder in (left, own):
         folder.mkdir()
         (folder / "duckdb_temp_storage_DEFAULT-0.tmp").write_bytes(b"rows")

@@ -58,11 +58,14 @@ warnings.filterwarnings("ignore", message="The inplace keyword in DataFrame.drop
 # %% ../../nbs/library/data/09_connection.ipynb #1a7c2e4f
 def _spill_folder(workspace: Workspace) -> Path:
     """Where a connection puts what does not fit into memory. Folders that killed processes left are taken away."""
-    data = workspace.path(workspace.settings.workspace.data)
-    for left in data.glob("spill-*-*"):
-        if not Path("/proc", left.name.split("-")[1]).exists():
+    spill = workspace.path(workspace.settings.workspace.data) / "spill"  # which is no input of a step, unlike the folder above it
+    if spill.parent.is_dir():
+        with suppress(OSError):  # of a disk that can only be read
+            spill.mkdir(exist_ok=True)
+    for left in spill.glob("*-*"):
+        if not Path("/proc", left.name.partition("-")[0]).exists():
             shutil.rmtree(left, ignore_errors=True)
-    return data / f"spill-{os.getpid()}-{uuid4().hex[:8]}"
+    return spill / f"{os.getpid()}-{uuid4().hex[:8]}"
 
 
 def _new_connection(workspace: Workspace) -> duckdb.DuckDBPyConnection:
