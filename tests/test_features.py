@@ -167,3 +167,19 @@ def test_the_same_call_gives_the_same_files(tmp_path):
             (file,) = (tmp_path / str(number)).rglob("features/made/*.parquet")
             contents.append(file.read_bytes())
     assert contents[0] == contents[1]
+
+
+def test_numbers_that_no_statistic_can_take_are_kept(wh):
+    wh.publish(
+        "clean.odd",
+        "SELECT range AS key, TIMESTAMPTZ '2013-07-01 12:00:00Z' AS known_at, [1e300, -1e300, 'inf'::DOUBLE, 'nan'::DOUBLE][1 + range] AS large, "
+        "170141183460469231731687303715884105727::HUGEINT - range AS huge, range + 0.5 AS plain FROM range(4)",
+    )
+    view = FeatureView("select", "key", "known_at", "FROM clean.odd", timedelta(days=1))  # a name that SQL keeps for itself
+    store = FeatureStore(wh)
+    assert materialize(store, view).rows == 4
+    lines = wh.sql("SELECT feature, missing, mean FROM ops.feature_statistics WHERE view = 'select' ORDER BY feature").fetchall()
+    assert [line[0] for line in lines] == ["huge", "large", "plain"] and lines[2][2] is not None
+    asked = "SELECT range AS key, TIMESTAMPTZ '2013-07-01 13:00:00Z' AS asked_at FROM range(4)"
+    training_set(store, "features.odd", asked, [view, FeatureView("plain", "key", "known_at", "SELECT key, known_at, plain FROM clean.odd")])
+    assert wh.sql("SELECT select_plain, plain_plain FROM features.odd ORDER BY key").fetchall()[3] == (3.5, 3.5)

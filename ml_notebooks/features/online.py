@@ -15,7 +15,8 @@ from datetime import datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import BadTime, MissingEntity, NotPushed, UnknownFeature
+from ..errors import BadOnDemand, BadTime, MissingEntity, NotPushed, UnknownFeature
+from .on_demand import OnDemand, compute, plain_value
 from .online_rows import Layout, instant_of, microseconds
 from .online_store import NOTE, EmbeddedStore, OnlineStore
 from .push import Held, held_online, not_pushed, push, take_offline
@@ -159,8 +160,9 @@ class Reader:
         layouts: Sequence[Layout],
         features: Mapping[str, Sequence[str]],  # view -> the features that are wanted, among them `age`
         log: RequestLog | None = None,  # to which every read is appended
+        on_demand: Sequence[OnDemand] = (),  # computed from what is read and what the request holds, in this order
     ):
-        self.online, self.log, self.versions = online, log, {layout.view: layout.version for layout in layouts}
+        self.online, self.log, self.on_demand, self.versions = online, log, tuple(on_demand), {layout.view: layout.version for layout in layouts}
         self._views = [_View(layout, features[layout.view]) for layout in layouts]
         self.columns = tuple(column for view in self._views for column in view.columns)
         self.entity = tuple(dict.fromkeys(key for layout in layouts for key in layout.entity))
@@ -168,12 +170,12 @@ class Reader:
 
     def read(
         self,
-        entities: Mapping[str, Any] | Entities,  # one, or several: dicts, or values in the order of `entity`
+        entities: Mapping[str, Any] | Entities,  # one, or several: dicts, which hold what else on-demand features need, or values in the order of `entity`
         at: datetime | None = None,  # default now
     ) -> Found:
         """The features of some entities at an instant.
 
-        Raises `MissingEntity`, `BadEntity` for a value of the wrong type, `NotPushed` where a version was taken offline meanwhile, and `OnlineUnavailable`.
+        Raises `MissingEntity`, `BadEntity` for a value of the wrong type, `BadOnDemand`, `NotPushed` where a version was taken offline meanwhile, and `OnlineUnavailable`.
         """
         asked = time.time_ns() // 1000 if at is None else _asked(at)
         many = [entities] if isinstance(entities, Mapping) else entities
@@ -188,7 +190,8 @@ class Reader:
             rows = [before + more for before, more in zip(rows, values, strict=True)] if number else values
         if self.log:
             self._keep(self.log, many, rows, asked, stamps)
-        return Found(self.columns, rows, asked, stamps, self._ttls)
+        answer = Found(self.columns, rows, asked, stamps, self._ttls)
+        return _with_on_demand(answer, self.on_demand, _request(many, self.entity)) if self.on_demand and many else answer
 
     def _keep(self, log: RequestLog, entities: Entities, rows: list[tuple[Any, ...]], asked: int, stamps: Mapping[str, Any]) -> None:
         about = [[entity[name] for name in self.entity] if isinstance(entity, Mapping) else list(entity) for entity in entities]
@@ -212,15 +215,44 @@ def _asked(at: datetime) -> int:
         raise BadTime(at)
     return microseconds(at)
 
+# %% ../../nbs/library/features/17_online.ipynb #3c0e5d7f
+def _request(entities: Entities, names: Sequence[str]) -> dict[str, list[Any]]:
+    """What a request holds, by column."""
+    if isinstance(entities[0], Mapping):
+        return {name: [entity.get(name) for entity in entities] for name in entities[0]}  # type: ignore[union-attr]
+    return dict(zip(names, map(list, zip(*entities, strict=True)), strict=False))
+
+
+def _with_on_demand(found: Found, on_demand: Sequence[OnDemand], request: Mapping[str, list[Any]]) -> Found:
+    """An answer with the features that only the request can tell."""
+    columns, added = {**request, **found.to_dict()}, dict[str, list[Any]]()
+    for one in on_demand:
+        made = {name: [plain_value(value) for value in values] for name, values in compute(one, columns).items()}
+        columns |= made
+        added |= made
+    rows = [(*row, *more) for row, more in zip(found.rows, zip(*added.values(), strict=True), strict=True)]
+    return Found((*found.columns, *added), rows, found.asked, found.stamps, found.ttls)
+
+
+def _check_on_demand(made: TrainingSet, on_demand: Sequence[OnDemand]) -> None:
+    """Nothing, when the functions are those that a training set was made with. Raises `BadOnDemand`."""
+    given = {one.name: one.version for one in on_demand}
+    for name, version in made.on_demand.items():
+        if given.get(name) != version:
+            found = f"`{made.table}` was made with its version {version}, and {'this is ' + given[name] if name in given else 'it was not given'}."
+            raise BadOnDemand(name, found, f"Give it with `on_demand=[find_on_demand(store, '{name}', '{version}')]`.")
+
 # %% ../../nbs/library/features/17_online.ipynb #3e0389ed
 def online_reader(
     online: OnlineStore,
     features: Sequence[str] | TrainingSet,  # `view` or `view:feature`; or what a model was trained on
     versions: Mapping[str, str] | None = None,  # view -> version; default that of the training set, else the last pushed
     log: RequestLog | None = None,  # to which every read is appended
+    on_demand: Sequence[OnDemand] = (),  # computed from what is read and what the request holds, in this order
 ) -> Reader:
-    """What reads these features. Raises `NotPushed` for a version that is not online, `UnknownFeature` and `OnlineUnavailable`."""
+    """What reads these features. Raises `NotPushed` for a version that is not online, `UnknownFeature`, `BadOnDemand` and `OnlineUnavailable`."""
     if isinstance(features, TrainingSet):
+        _check_on_demand(features, on_demand)
         versions, features = {**features.views, **(versions or {})}, list(features.views)
     held = held_online(online)
     layouts: dict[str, Layout] = {}
@@ -232,7 +264,7 @@ def online_reader(
         if feature and feature not in known:
             raise UnknownFeature(one, [f"{view}:{name}" for name in known])
         wanted.setdefault(view, []).extend([feature] if feature else known)
-    return Reader(online, list(layouts.values()), wanted, log)
+    return Reader(online, list(layouts.values()), wanted, log, on_demand)
 
 
 def _layout(held: list[Held], view: str, version: str) -> Layout:

@@ -37,13 +37,14 @@ def feature_columns(
 
 
 def _select(view: FeatureView, features: Sequence[str], at: str, wanted: Collection[str] | None, stamped: bool) -> list[str]:
-    known, asked = f"{view.name}.{identifier(view.timestamp)}", f"spine.{identifier(at)}"
+    name = identifier(view.name)
+    known, asked = f"{name}.{identifier(view.timestamp)}", f"spine.{identifier(at)}"
     alive = f"epoch_us({asked}) - epoch_us({known}) <= {round(view.ttl.total_seconds() * 1e6)}"
-    values = {feature: f"{view.name}.{identifier(feature)}" for feature in features}
+    values = {feature: f"{name}.{identifier(feature)}" for feature in features}
     if view.age:
         values["age"] = f"date_diff('minute', {known}, {asked})"
-    chosen = {name: value for name, value in values.items() if wanted is None or name in wanted}
-    columns = [f"CASE WHEN {alive} THEN {value} END AS {identifier(f'{view.name}_{name}')}" for name, value in chosen.items()]
+    chosen = {feature: value for feature, value in values.items() if wanted is None or feature in wanted}
+    columns = [f"CASE WHEN {alive} THEN {value} END AS {identifier(f'{view.name}_{feature}')}" for feature, value in chosen.items()]
     return [*columns, f"{known} AS {identifier(f'{view.name}__known_at')}"] if stamped else columns
 
 # %% ../../nbs/library/features/03_point_in_time.ipynb #fb35aceb
@@ -90,8 +91,9 @@ def point_in_time_query(
 
 def _join(view: FeatureView, table: str, at: str) -> str:
     rows, visible = visible_rows(view, table)
-    same = [f"spine.{key} = {view.name}.{key}" for key in map(identifier, view.entity)]
-    return f"ASOF LEFT JOIN {rows} AS {view.name} ON {' AND '.join([*same, f'spine.{identifier(at)} >= {view.name}.{visible}'])}"
+    name = identifier(view.name)
+    same = [f"spine.{key} = {name}.{key}" for key in map(identifier, view.entity)]
+    return f"ASOF LEFT JOIN {rows} AS {name} ON {' AND '.join([*same, f'spine.{identifier(at)} >= {name}.{visible}'])}"
 
 
 def _side_by_side(spine: str, made: Sequence[tuple[FeatureView, str, list[str]]], at: str) -> str:

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from ..data.catalog import identifier, quote
 from ..data.warehouse import Warehouse
 from ..errors import BadIncrement, NotPushed, StaleFeatures
-from .materialize import _increments, _reached
+from .materialize import increments_of, reached
 from .online_rows import Layout, layout_of, microseconds
 from .online_store import OnlineStore
 from .store import FeatureStore
@@ -147,10 +147,10 @@ def push(
 def _computed_until(store: FeatureStore, view: FeatureView) -> datetime:
     """Up to where the table's rows are computed. Raises `UnknownTable` and `StaleFeatures`."""
     store.wh.table(view.table)
-    done = _increments(store, view)
+    done = increments_of(store, view)
     if not done or done[-1][0] != view.version:
         raise StaleFeatures(view.name, view.version, done[-1][0] if done else "")
-    return _reached(done)
+    return reached(done)
 
 
 def _note(online: OnlineStore, held: Held) -> None:
