@@ -603,7 +603,7 @@ def test_two_who_append_the_same_file_add_it_once(tmp_path):
 
 def test_a_column_that_is_added_is_called_as_in_the_file(wh, tmp_path):
     ingest(wh, "raw.spelt", write(tmp_path, "id\n1\n"))
-    with pytest.raises(SchemaChanged, match="`Straße` .* is new"):
+    with pytest.raises(SchemaChanged, match=r"`Straße` .* is new"):
         ingest(wh, "raw.spelt", write(tmp_path, "ID,Straße\n2,x\n"), mode="append")
     ingest(wh, "raw.spelt", write(tmp_path, "ID,Straße\n2,x\n"), mode="append", on_change="add")
     assert wh.table("raw.spelt").columns == ["id", "Straße"]

@@ -6,7 +6,6 @@
 __all__ = ['Ask', 'Cleaning', 'effects_of', 'chain', 'learn', 'explained', 'fit', 'CleanReport', 'account', 'clean']
 
 # %% ../../nbs/library/data/28_clean.ipynb #31c60f31
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field

@@ -15,11 +15,11 @@ import pyarrow as pa
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .clean import Cleaning, CleanReport, account, effects_of, explained, learn
 from .catalog import identifier
+from .clean import Cleaning, CleanReport, account, effects_of, explained, learn
+from .connection import open_engine
 from .rules import Rule
 from .staging import to_arrow
-from .connection import open_engine
 from ..errors import BadData, BadRecipe
 
 # %% ../../nbs/library/data/29_cleaner.ipynb #5a02c6ba

@@ -29,8 +29,8 @@ class Draft:
         """What the text makes. Raises `BadDraft`."""
         names: dict[str, Any] = {}
         try:
-            exec(self.source, names)  # noqa: S102 - the text is ours, or its editor's own
-        except Exception as error:  # noqa: BLE001 - whatever the text does
+            exec(self.source, names)
+        except Exception as error:
             raise BadDraft(self.table, f"{type(error).__name__}: {error}.") from error
         if not isinstance(names.get("contract"), Contract):
             raise BadDraft(self.table, "It assigns no contract.")

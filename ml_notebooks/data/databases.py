@@ -21,7 +21,14 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from .sources import Addressed, Loading, Since, identity, place_of
-from ..errors import BadSource, MissingExtra, MLNotebooksError, SourceUnavailable, did_you_mean, is_secret
+from ml_notebooks.errors import (
+    BadSource,
+    MissingExtra,
+    MLNotebooksError,
+    SourceUnavailable,
+    did_you_mean,
+    is_secret,
+)
 from ..logs import redact
 from ..workspace import Workspace
 

@@ -22,7 +22,17 @@ from .connection import turn
 from .inspection import table_versions
 from .messages import explain_write
 from .personal_data import mask
-from .subjects import SHORT, SubjectTable, about_subject, hers_now, history, own_texts, subject_tables, subject_text, unsure_lines
+from ml_notebooks.data.subjects import (
+    SHORT,
+    SubjectTable,
+    about_subject,
+    hers_now,
+    history,
+    own_texts,
+    subject_tables,
+    subject_text,
+    unsure_lines,
+)
 from .traces import Trace, find_traces, parquet_rows
 from .warehouse import Warehouse
 from ..errors import BadData, NotErased, ReadOnlyWarehouse, WarehouseUnavailable

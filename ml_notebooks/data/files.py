@@ -25,7 +25,16 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from .intake import Intake
-from .sources import Addressed, FileFormat, Loading, LocalFile, TextFormat, file_format, identity, place_of
+from ml_notebooks.data.sources import (
+    Addressed,
+    FileFormat,
+    Loading,
+    LocalFile,
+    TextFormat,
+    file_format,
+    identity,
+    place_of,
+)
 from ..errors import BadSource, DiskFull, did_you_mean
 from ..lineage import tell_file
 from ..workspace import Workspace
@@ -254,7 +263,7 @@ def bounded_lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:  # number, l
             rest = line
             while not rest.endswith(b"\n") and (rest := stream.readline(LINE)):
                 pass
-            yield number, line, rest is line or not rest and len(line) < LINE
+            yield number, line, rest is line or (not rest and len(line) < LINE)
 
 # %% ../../nbs/library/data/18_files.ipynb #22b83195
 _REST = re.compile(rb'(?:[^"]++|"")*+')  # of a value in quotes, up to the quote that ends it

@@ -18,7 +18,15 @@ from .catalog import check_table_name, identifier, quote, same_keys
 from .ingest import BOOKS
 from .inspection import table_names
 from .warehouse import Warehouse
-from ..errors import BadData, BadTime, BeforeHistory, NotAKey, ReadOnlyWarehouse, UnknownColumn, UnknownSnapshot
+from ml_notebooks.errors import (
+    BadData,
+    BadTime,
+    BeforeHistory,
+    NotAKey,
+    ReadOnlyWarehouse,
+    UnknownColumn,
+    UnknownSnapshot,
+)
 
 # %% ../../nbs/library/data/11_history.ipynb #1e1b61e2
 When = int | str | date | datetime  # a snapshot, or an instant; without a zone it is UTC

@@ -179,7 +179,7 @@ def _fetch(web: Web, client: "httpx.Client", out: Any, loading: Loading) -> File
     for number in range(web.most):
         began = time.monotonic()
         place = out.tell()  # each attempt begins here
-        how, rows, following, mark = _ask(web, client, address, parameters, lambda answer: _page(web, answer, parameters, out, place, loading))
+        how, rows, following, mark = _ask(web, client, address, parameters, lambda answer, parameters=parameters, place=place: _page(web, answer, parameters, out, place, loading))
         if how.format == "csv" and not web.pages:
             return how
         loading.counter.rows += rows

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import ClassVar
 
 from filelock import FileLock, Timeout
 
@@ -112,7 +113,7 @@ def _enter(catalog: Path) -> int | None:
 class Presence:
     """A foot in the door of a SQLite catalogue. Enter before it is opened, `settle` after, `leave` once it is closed."""
 
-    _held: dict[tuple[int, int], list["Presence"]] = {}  # catalogue (device, inode) -> who has it open in this process
+    _held: ClassVar[dict[tuple[int, int], list["Presence"]]] = {}  # catalogue (device, inode) -> who has it open in this process
     _guard = threading.Lock()
 
     def __init__(self, catalog: Path):

@@ -73,9 +73,7 @@ def compare(intake: Intake, held: dict[str, str]) -> list[Change]:
     changes = [Change(spelt[name], "", intake.columns[name]) for name in new]
     changes += [Change(names[name], held[names[name]], "") for name in names if name not in intake.columns]
     for name, kind in intake.columns.items():
-        if name in names and name in intake.asked:
-            changes.append(Change(names[name], held[names[name]], kind))
-        elif name in names and name not in intake.untyped and common_type(intake.wh, held[names[name]], kind) != held[names[name]]:
+        if (name in names and name in intake.asked) or (name in names and name not in intake.untyped and common_type(intake.wh, held[names[name]], kind) != held[names[name]]):
             changes.append(Change(names[name], held[names[name]], kind))
     return changes
 

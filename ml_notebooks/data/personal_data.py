@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .catalog import check_table_name, identifier, quote
-from .recognisers import BIRTH_DATE, COORDINATES, LATITUDE, LONGITUDE, OTHER_NAMES, RECOGNISERS, SPECIFIC_NAMES, Recogniser, snake_case
+from ml_notebooks.data.recognisers import (
+    BIRTH_DATE,
+    COORDINATES,
+    LATITUDE,
+    LONGITUDE,
+    OTHER_NAMES,
+    RECOGNISERS,
+    SPECIFIC_NAMES,
+    Recogniser,
+    snake_case,
+)
 from .warehouse import Warehouse
 
 if TYPE_CHECKING:

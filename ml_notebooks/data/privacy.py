@@ -8,7 +8,21 @@ __all__ = ['Anonymity', 'AnonymityReport', 'Audit', 'Erasure', 'Finding', 'Perso
            'hashed', 'kept', 'mask', 'masked', 'noised', 'prefixed', 'read_audit', 'truncated', 'verify_audit']
 
 # %% ../../nbs/library/data/42_privacy.ipynb #8afb85b0
-from .anonymise import Anonymity, AnonymityReport, Rule, anonymise, anonymity, binned, dropped, hashed, kept, masked, noised, prefixed, truncated
+from ml_notebooks.data.anonymise import (
+    Anonymity,
+    AnonymityReport,
+    Rule,
+    anonymise,
+    anonymity,
+    binned,
+    dropped,
+    hashed,
+    kept,
+    masked,
+    noised,
+    prefixed,
+    truncated,
+)
 from .audit import Audit, read_audit, verify_audit
 from .erasure import Erasure, erase
 from .personal_data import Finding, PersonalData, find_personal_data, mask

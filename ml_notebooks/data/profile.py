@@ -6,7 +6,6 @@
 __all__ = ['Profile', 'rank_correlations', 'profile', 'in_words', 'values_cell', 'end_in_words']
 
 # %% ../../nbs/library/data/25_profile.ipynb #b44a726f
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field

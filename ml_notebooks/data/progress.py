@@ -31,7 +31,7 @@ def progress_line(
 
 # %% ../../nbs/library/data/17_progress.ipynb #5f7d2430
 def _is_watched() -> bool:
-    return sys.stderr.isatty() or "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
+    return sys.stderr.isatty() or ("IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None)
 
 
 @contextmanager

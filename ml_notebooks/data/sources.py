@@ -23,7 +23,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_type_hints, runtime_checkable
 
 from .catalog import quote
-from ..errors import BadSource, MissingCredential, MissingExtra, UnknownSource, did_you_mean, is_secret, masked
+from ml_notebooks.errors import (
+    BadSource,
+    MissingCredential,
+    MissingExtra,
+    UnknownSource,
+    did_you_mean,
+    is_secret,
+    masked,
+)
 from ..workspace import Workspace, find_workspace
 
 if TYPE_CHECKING:

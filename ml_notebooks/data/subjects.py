@@ -33,7 +33,7 @@ def subject_text(
 ) -> str:
     """What stands for a person, as a text. Raises `BadSubject`."""
     text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-    nobody = value is None or isinstance(value, bool | bytes | Collection) and not isinstance(value, str)
+    nobody = value is None or (isinstance(value, bool | bytes | Collection) and not isinstance(value, str))
     if nobody or not text.strip() or "\0" in text or text in ("nan", "NaN", "NaT", "<NA>"):
         raise BadSubject(key, value)
     return text

@@ -21,9 +21,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import duckdb
 
 from .audit import record, record_read
-from .catalog import catalog_file, catalog_name, check_table_name, identifier, is_remote, quote, same_keys
+from ml_notebooks.data.catalog import (
+    catalog_file,
+    catalog_name,
+    check_table_name,
+    identifier,
+    is_remote,
+    quote,
+    same_keys,
+)
 from .connection import connect, turn
-from .inspection import Layout, snapshot_frame, table_frame, table_layout, table_names, table_versions
+from ml_notebooks.data.inspection import (
+    Layout,
+    snapshot_frame,
+    table_frame,
+    table_layout,
+    table_names,
+    table_versions,
+)
 from .messages import explain_query, explain_write
 from .queries import Reading, check_query, watch_relations, what_is_read
 from .staging import Data, stage

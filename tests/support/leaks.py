@@ -124,7 +124,7 @@ def make_sources(wh, seed):
     )
     wh.publish(
         "clean.corrections",
-        f"SELECT customer, happened_at, known_at + to_minutes((1 + hash(known_at) % 3000)::BIGINT) AS corrected_at, spent + (hash(known_at) % 9)::BIGINT AS spent FROM clean.visits WHERE hash(known_at) % 3 > 0",
+        "SELECT customer, happened_at, known_at + to_minutes((1 + hash(known_at) % 3000)::BIGINT) AS corrected_at, spent + (hash(known_at) % 9)::BIGINT AS spent FROM clean.visits WHERE hash(known_at) % 3 > 0",
     )
     wh.publish(
         "clean.asked",

@@ -61,7 +61,7 @@ class Keys(Addressed):
 def _values(keys: Keys, client: Any) -> Iterator[dict[str, Any]]:
     seen: set[int] = set()
     scan = client.scan_iter(match=keys.match, count=1000, _type={"hash": "hash", "json": "string"}[keys.kind])
-    while names := [name for name in islice(scan, 1000)]:
+    while names := list(islice(scan, 1000)):
         fresh = list(dict.fromkeys(name for name in names if hash(name) not in seen))
         seen |= {hash(name) for name in fresh}
         pipe = client.pipeline(transaction=False)

@@ -21,7 +21,7 @@ def _tables(group: Any) -> dict[str, dict[str, Any]]:
     import h5py
 
     found: dict[str, dict[str, Any]] = {}
-    for name, item in group.items():
+    for item in group.values():
         if isinstance(item, h5py.Group):
             found |= _tables(item)
         elif item.dtype.names and item.ndim == 1:

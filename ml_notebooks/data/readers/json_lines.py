@@ -16,7 +16,16 @@ import duckdb
 
 from ..catalog import identifier, quote
 from ..files import LINE, bounded_lines
-from ..intake import TEXT, Intake, common_type, forget, is_kept, reject, reject_misfits, take_in
+from ml_notebooks.data.intake import (
+    TEXT,
+    Intake,
+    common_type,
+    forget,
+    is_kept,
+    reject,
+    reject_misfits,
+    take_in,
+)
 from .delimited import chosen_types, declared_types, plausible, with_partitions
 from ..sources import Loading, LocalFile
 from ...errors import BadSource, RowsLost
