@@ -142,12 +142,12 @@ def push_features(
 ) -> None:
     """Put the latest row of each entity into the online store of [online] in settings.ini."""
     from ..features.online import open_online, push
-    from ..features.store import FeatureStore
+    from ..features.store import FeatureStore, online_names
     from ..terminal import print_rows
 
     with reading() as wh:
         store, online = FeatureStore(wh), open_online(wh.workspace)
-        served = names or [name for name in store.names() if store.view(name).online]
+        served = names or online_names(store)
         done = [vars(push(store, name, online)) for name in served]
         online.close()
     columns = ["view", "version", "entities", "written", "taken_out", "until"]

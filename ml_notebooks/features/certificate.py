@@ -16,7 +16,7 @@ from ..data.catalog import identifier
 from ..errors import NotCertified
 from .questions import JOINED, SPINE, Question
 from .store import FeatureStore, has_table, keep_lines
-from .world import Trial, tables_read, try_world
+from .world import Trial, check_known, tables_read, try_world
 from ..logs import current_run, current_user
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ class Certificate:
 
     def __repr__(self) -> str:
         rows = sum(trial.rows for trial in self.trials)
-        verdict = f"holds, {rows:,} rows in {len(self.trials)} worlds" if self.holds else "does not hold"
+        rows -= sum(trial.gone for trial in self.trials)
+        aside = f", {len(self.assumed)} sources taken as always known" if self.assumed else ""
+        verdict = f"holds, {rows:,} rows in {len(self.trials)} worlds{aside}" if self.holds else "does not hold"
         return f"Certificate({self.training_set} {self.digest}: {verdict})"
 
     def to_frame(self) -> "pd.DataFrame":
@@ -76,8 +78,8 @@ def _problems(paper: Certificate) -> list[str]:
         newer.append(f"What looks ahead, because it changed with the future: {', '.join(f'`{name}`' for name in paper.columns)}.")
     if not paper.known:
         newer.append("No source says when its rows became known, so no future could be changed: name them in `known`.")
-    elif not any(trial.rows for trial in paper.trials):
-        newer.append("No row asked before a cut, so nothing was compared: choose later `cuts`.")
+    elif not any(trial.rows > trial.gone for trial in paper.trials):
+        newer.append("No row that asked before a cut asks in another world too, so nothing was compared: choose later `cuts`, or a `key` that stays.")
     return newer
 
 # %% ../../nbs/library/features/09_certificate.ipynb #093d58d9
@@ -105,6 +107,8 @@ def certify(
 ) -> Certificate:
     """Try a training set in worlds with another future. Raises what `world` does."""
     read = tables_read(store, question)
+    for name, column in known.items():
+        check_known(store, name, column)
     known = {name: column for name, column in known.items() if name in read}
     trials = [try_world(store, question, published, known, cut) for cut in cuts] if known or question.label else []
     moved = [trial for trial in trials if trial.changed]

@@ -65,6 +65,8 @@ def _types(store: FeatureStore, view: FeatureView, query: str) -> dict[str, str]
     if missing:
         found = f"Its query has no column {', '.join(missing)}; it has {', '.join(types)}. {did_you_mean(missing[0], types)}".strip()
         raise BadData(view.table, found, "Let the query give entity, timestamp and features.")
+    if view.age and "age" in types:
+        raise BadData(view.table, "It has a feature `age`, and the view adds one.", "Call the feature otherwise, or leave `age=True` out.")
     for column in filter(None, (view.timestamp, view.created)):
         if types[column] != "TIMESTAMP WITH TIME ZONE" and not (view.zone and types[column].startswith("TIMESTAMP")):
             raise NaiveTime(f"the view `{view.name}`", column, types[column])
@@ -136,7 +138,7 @@ def increments_of(store: FeatureStore, view: FeatureView) -> list[Done]:
         return []
     query = f"SELECT version, epoch_us(since), epoch_us(until) FROM lake.{INCREMENTS} WHERE view = ? ORDER BY rowid"
     lines = store.wh._connection.execute(query, [view.name]).fetchall()
-    whole = max(number for number, (_, since, _) in enumerate(lines) if since is None)
+    whole = max((number for number, (_, since, _) in enumerate(lines) if since is None), default=0)
     return [(version, *(None if moment is None else datetime.fromtimestamp(moment / 1e6, timezone.utc) for moment in ends)) for version, *ends in lines[whole:]]
 
 
@@ -208,6 +210,8 @@ def materialize(
     """
     view = store.view(view) if isinstance(view, str) else view
     store.register(view)
+    if has_table(store.wh, view.table) and not increments_of(store, view):
+        raise BadView(view.name, f"There is a table `{view.table}` already, which the store did not compute.", "Give the view another name, or drop the table.")
     began, end = time.monotonic(), _end(store, view, until)
     start = _range(store, view, since, end)
     at = identifier(view.timestamp)
@@ -264,8 +268,15 @@ def _looks(store: FeatureStore, view: FeatureView) -> list[tuple[Any, ...]]:
     columns = [_finite(identifier(name), kind) for name, kind in kinds.items()]
     try:
         return _summary(store, columns)
-    except duckdb.OutOfRangeException:  # numbers whose squares are too large
-        return [line for name in kinds for line in _summary(store, [f"{identifier(name)}::VARCHAR AS {identifier(name)}"])]
+    except duckdb.OutOfRangeException:  # of some column, the squares are too large
+        return [line for name, column in zip(kinds, columns, strict=True) for line in _summary_or_text(store, identifier(name), column)]
+
+
+def _summary_or_text(store: FeatureStore, name: str, column: str) -> list[tuple[Any, ...]]:
+    try:
+        return _summary(store, [column])
+    except duckdb.OutOfRangeException:
+        return _summary(store, [f"{name}::VARCHAR AS {name}"])
 
 
 def _finite(name: str, kind: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from ..data.catalog import identifier
 from ..data.warehouse import Warehouse
-from ..errors import BadSpine, NaiveTime
+from ..errors import BadSpine, BadView, NaiveTime
 from .view import FeatureView
 
 # %% ../../nbs/library/features/03_point_in_time.ipynb #3537c174
@@ -76,13 +76,15 @@ def point_in_time_query(
 ) -> str:  # SQL: the spine's rows and columns, then the features
     """The query that joins each view as it was known at the spine's instants.
 
-    Raises `UnknownTable` for a view that is not materialised, `BadSpine`, and `NaiveTime` when `at` names no time zone.
+    Raises `UnknownTable` for a view that is not materialised, `BadSpine`, `BadView` for columns of one name, and `NaiveTime` when `at` names no time zone.
     """
-    check_spine(wh, spine, views, at)
-    made = []
+    names, made = check_spine(wh, spine, views, at), []
     for view in views:
         table = (tables or {}).get(view.name, view.table)
         made.append((view, table, _select(view, feature_columns(wh, view, table), at, (only or {}).get(view.name), stamped)))
+    names += [f"{view.name}_{feature}" for view, table, _ in made for feature in [*feature_columns(wh, view, table), *(["age"] if view.age else [])] if feature in (only or {}).get(view.name, [feature])]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BadView(made[0][0].name, f"`{twice[0]}` would be the name of two columns.", "Call a view, or a column of the spine, otherwise.")
     if len(made) < 2:
         columns = ", ".join(["spine.*", *(column for *_, chosen in made for column in chosen)])
         return "\n".join([f"SELECT {columns}", f"FROM ({spine}) AS spine", *(_join(view, table, at) for view, table, _ in made)])

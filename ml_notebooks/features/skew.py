@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..data.catalog import identifier
-from ..errors import UnknownFeature
+from ..errors import BadView, UnknownFeature
 from .events import text_of
 from .materialize import held_version
 from .online_rows import instant_of
@@ -181,7 +181,7 @@ def _held(store: FeatureStore, view: str) -> str:
     """The version of a view whose rows the warehouse holds; none: ''."""
     try:
         return held_version(store, store.view(view))
-    except UnknownFeature:
+    except (UnknownFeature, BadView):  # it is not on record, or its function is not to be had here
         return ""
 
 

@@ -6,6 +6,7 @@
 __all__ = ['TRAINING_SETS', 'Answers', 'TrainingSet', 'training_set', 'digest_of', 'find_training_set']
 
 # %% ../../nbs/library/features/10_training_set.ipynb #31782874
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from ..data.catalog import as_names, identifier
 from ..data.inspection import table_versions
 from ..data.queries import what_is_read
 from ..data.staging import Staged
-from ..errors import StaleFeatures, UnknownTrainingSet
+from ..errors import BadData, StaleFeatures, UnknownTrainingSet
 from .certificate import Certificate, certify, keep_certificate, newer_rows, usual_cuts
 from .materialize import held_version
 from .on_demand import OnDemand, keep_on_demand
@@ -99,6 +100,8 @@ def training_set(
     as it was. A certificate that does not hold is issued too; `train` refuses it.
     """
     on_demand = tuple(one for one in features if isinstance(one, OnDemand))
+    if table.removeprefix("features.") in store.names():
+        raise BadData(table, "It is the table of a view.", "Give the training set another name.")
     views, only = wanted_features(store, [one for one in features if not isinstance(one, OnDemand)])
     question = Question(spine, views, only, at, label, label_known, as_names(key), finish, on_demand)
     try:
@@ -150,9 +153,10 @@ _FIELDS = (
 
 
 def digest_of(store: FeatureStore, rows: str) -> str:  # of a table or a query in brackets
-    """What is in some rows, whatever their order; the same as long as DuckDB's `hash` is."""
+    """What is in some rows, and how their columns are called, whatever their order; the same as long as DuckDB's `hash` is."""
+    names = [name for name, *_ in store.wh._connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()]
     count, total, mix = store.wh._connection.execute(f"SELECT count(*), sum(hash(one)), bit_xor(hash(one)) FROM {rows} AS one").fetchall()[0]
-    return f"{count}-{total or 0:x}-{mix or 0:x}"
+    return f"{count}-{hashlib.sha256(repr(names).encode()).hexdigest()[:6]}-{total or 0:x}-{mix or 0:x}"
 
 
 def _described(store: FeatureStore, made: TrainingSet) -> TrainingSet:

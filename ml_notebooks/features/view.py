@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from types import CodeType
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -150,7 +151,18 @@ def source_of(function: Callable[..., Any] | None) -> str:
     if function is None:
         return ""
     try:
-        return ast.dump(ast.parse(textwrap.dedent(inspect.getsource(function))))
+        return ast.dump(ast.parse(textwrap.dedent(inspect.getsource(function)))) + _bound(function)
     except (OSError, TypeError, SyntaxError):  # typed where nothing keeps the source, or part of an expression
         code = getattr(function, "__code__", None)
-        return repr(function) if code is None else f"{code.co_code.hex()} {code.co_consts!r} {code.co_names!r}"
+        return repr(function) if code is None else _compiled(code) + _bound(function)
+
+
+def _bound(function: Callable[..., Any]) -> str:
+    """The values that a function took along when it was made; none: ''."""
+    cells = getattr(function, "__closure__", None) or ()
+    return f" {[source_of(cell.cell_contents) if callable(cell.cell_contents) else repr(cell.cell_contents) for cell in cells]}" if cells else ""
+
+
+def _compiled(code: CodeType) -> str:
+    parts = [_compiled(const) if isinstance(const, CodeType) else repr(const) for const in code.co_consts]
+    return f"{code.co_code.hex()} {parts} {code.co_names!r}"

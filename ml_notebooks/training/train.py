@@ -51,6 +51,7 @@ def training_tags(
         made = None
     digest = certificate.digest if certificate else digest_of(store, f"lake.{table}")
     tags = {"training_set": table, "training_set_digest": digest, "training_set_version": str(wh.version(table))}
+    made = made if made and made.digest == digest else None  # somebody else has published it since
     tags |= {"feature_views": json.dumps(dict(made.views)), "on_demand_features": json.dumps(dict(made.on_demand))} if made else {}
     return tags | ({"certificate": repr(certificate)} if certificate else {"uncertified": uncertified})
 
