@@ -125,6 +125,8 @@ class NotebookTest(pytest.Item):
             os.chdir(cwd)
             os.environ.clear()
             os.environ.update(environ)
+            if "matplotlib.pyplot" in sys.modules:  # as Jupyter does after each cell
+                sys.modules["matplotlib.pyplot"].close("all")
 
     def run_cells(self):
         """Run cell by cell in one fresh module."""
