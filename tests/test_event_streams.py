@@ -81,7 +81,7 @@ def pending(stream):
 def test_a_consumer_that_is_killed_loses_nothing_and_folds_nothing_twice(wh, folder, stream):
     events, chance = landings(range(300)), random.Random(1)
     random.Random(2).shuffle(events)
-    rounds = 12 if SOAK else 2
+    rounds = 12 if SOAK else 1
     size = len(events) // rounds
     for number in range(rounds):
         send_events(stream, events[number * size : (number + 1) * size])

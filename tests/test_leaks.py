@@ -22,13 +22,13 @@ def store(tmp_path_factory, request):
 @soak
 @pytest.mark.parametrize("kind", LEAKS)
 def test_a_leak_is_found_in_its_column(store, kind):
-    report = find_leaks(store, make_set(store, LEAKS[kind], "leaking"), ignore=["visit_id"])
+    report = find_leaks(store, make_set(store, LEAKS[kind], "leaking_set"), ignore=["visit_id"])
     assert {leak.column for leak in report.leaks} == LEAKS[kind].leaking
 
 
 @soak
 @pytest.mark.parametrize("kind", CLEAN)
 def test_an_honest_set_is_not_accused(store, kind):
-    made = make_set(store, CLEAN[kind], "honest")
+    made = make_set(store, CLEAN[kind], "honest_set")
     assert not made.certificate.columns and not made.certificate.stale, made.certificate.problems
     assert not find_leaks(store, made, ignore=["visit_id"]).leaks

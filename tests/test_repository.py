@@ -1,5 +1,6 @@
 """What is committed: no trace of a machine, notebooks in their agreed form, exact pins, a listed Makefile."""
 
+import functools
 import json
 import os
 import re
@@ -111,9 +112,15 @@ def relative_links(text):
     return [link for link in inside if link]
 
 
+@functools.cache
+def reachable(files):
+    """Some files and the folders that they are in."""
+    return {path for file in files for path in (file, *file.parents) if path.is_relative_to(ROOT)}
+
+
 def dead(page, text, files):
     """The relative links of a page's text that lead to none of the files and to no folder of theirs."""
-    there = {path for file in files for path in (file, *file.parents) if path.is_relative_to(ROOT)}
+    there = reachable(frozenset(files))
     return [link for link in relative_links(text) if Path(os.path.normpath(page.parent / link)) not in there]
 
 

@@ -79,7 +79,7 @@ class FeatureStore:
 
     def names(self) -> list[str]:
         """The names of all views, sorted."""
-        kept = self.wh.sql(f"SELECT DISTINCT view FROM {VIEWS}").fetchall() if has_table(self.wh, VIEWS) else []
+        kept = self.wh._connection.execute(f"SELECT DISTINCT view FROM lake.{VIEWS}").fetchall() if has_table(self.wh, VIEWS) else []
         return sorted({*self._views, *(name for (name,) in kept)})
 
     def __repr__(self) -> str:
