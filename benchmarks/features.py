@@ -152,6 +152,7 @@ def joins(options):
 
 
 SIX = ["origin", "carrier", "region", "route", "aircraft", "weather"]
+KNOWN = {"clean.outcomes": "known_at", "clean.weather": "known_at"}
 WEATHER = "SELECT origin, known_at, temp, humid, visib, precip, wind_speed FROM clean.weather"
 
 
@@ -215,7 +216,7 @@ def flights(options):
             materialize(store, view)
         cuts = [datetime.fromisoformat(cut) for cut in named["cuts"]]
         plain = timed(lambda: training_set(store, "features.plain", named["SPINE"], views), options.repeats)
-        sure = timed(lambda: training_set(store, "features.sure", named["SPINE"], views, known=named["KNOWN"], cuts=cuts, key="flight_id"), 2)
+        sure = timed(lambda: training_set(store, "features.sure", named["SPINE"], views, known=KNOWN, cuts=cuts, key="flight_id"), 2)
         wh.close()
     print("| flights against hourly weather | median s | slowest s |\n|---|---|---|")
     for way, seconds in found.items():
@@ -240,12 +241,12 @@ def leaks(options):
                 make_sources(wh, seed)
                 store = FeatureStore(wh)
                 for kind, case in LEAKS.items():
-                    told = {leak.column for leak in find_leaks(store, make_set(store, case, "leaking"), ignore=["visit_id"]).leaks}
+                    told = {leak.column for leak in find_leaks(store, make_set(store, case, "leaking_set"), ignore=["visit_id"]).leaks}
                     found += told == case.leaking
                     if told != case.leaking:
                         print(f"seed {seed}, {kind}: {sorted(told)} instead of {sorted(case.leaking)}")
                 for kind, case in CLEAN.items():
-                    told = find_leaks(store, make_set(store, case, "honest"), ignore=["visit_id"]).leaks
+                    told = find_leaks(store, make_set(store, case, "honest_set"), ignore=["visit_id"]).leaks
                     accused += bool(told)
                     if told:
                         print(f"seed {seed}, {kind}: accused {told}")

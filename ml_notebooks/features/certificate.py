@@ -53,7 +53,7 @@ class Certificate:
     def __repr__(self) -> str:
         rows = sum(trial.rows for trial in self.trials)
         rows -= sum(trial.gone for trial in self.trials)
-        aside = f", {len(self.assumed)} sources taken as always known" if self.assumed else ""
+        aside = f", taking {', '.join(self.assumed)} as always known" if self.assumed else ""
         verdict = f"holds, {rows:,} rows in {len(self.trials)} worlds{aside}" if self.holds else "does not hold"
         return f"Certificate({self.training_set} {self.digest}: {verdict})"
 
