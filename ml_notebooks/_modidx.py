@@ -3920,6 +3920,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'ml_notebooks/pipelines/run.py'),
                                             'ml_notebooks.pipelines.run._write_down': ( 'library/pipelines/run.html#_write_down',
                                                                                         'ml_notebooks/pipelines/run.py'),
+                                            'ml_notebooks.pipelines.run._write_features': ( 'library/pipelines/run.html#_write_features',
+                                                                                            'ml_notebooks/pipelines/run.py'),
                                             'ml_notebooks.pipelines.run._write_missing_page': ( 'library/pipelines/run.html#_write_missing_page',
                                                                                                 'ml_notebooks/pipelines/run.py'),
                                             'ml_notebooks.pipelines.run.prepare': ( 'library/pipelines/run.html#prepare',

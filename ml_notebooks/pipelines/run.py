@@ -223,16 +223,24 @@ def _work(workspace: Workspace, run: Run, observer: Observer, step: Step, turn: 
         return result, problem
 
 # %% ../../nbs/library/pipelines/17_run.ipynb #2efaa016
+def _write_features(wh: Warehouse, run: Run, secrets: list[str]) -> None:
+    """Write the page of the features, where a step that was executed had to do with some: it takes a second."""
+    executed = [step for step in run.steps if step.status != "cached"]
+    if any(name.startswith("features.") for step in executed for name in (*step.inputs, *step.outputs)):
+        from ml_notebooks.pipelines.features_page import write_features_page
+
+        write_features_page(wh, run, wh.workspace.path(run.report), secrets)
+
+
 def _write_down(wh: Warehouse, run: Run, pipeline: Pipeline, problem: BaseException | None) -> None:
     """Note how a run went, and write its page."""
-    from ml_notebooks.pipelines.features_page import write_features_page
     from ml_notebooks.pipelines.report import write_index, write_run_page
 
     workspace = wh.workspace
     secrets = list(secret_values(workspace.settings))
     for write in (
         lambda: write_run(wh, run),
-        lambda: write_features_page(wh, run, workspace.path(run.report), secrets),
+        lambda: _write_features(wh, run, secrets),
         lambda: write_run_page(run, pipeline, workspace.path(run.report), last_green(wh, run), secrets),
         lambda: write_index(read_runs(wh), workspace.reports, workspace.root),
     ):
