@@ -26,7 +26,7 @@ NOTES = "ops.notes"
 
 def read_notes(wh: Warehouse, table: str = "") -> dict[tuple[str, str], dict[str, Any]]:
     """(table, column) -> its comment, tags, author and time; the column is empty for a note on the table."""
-    if NOTES not in wh.names():
+    if NOTES not in wh:
         return {}
     rows = wh.sql(f"FROM {NOTES} WHERE $1 = '' OR table_name = $1 ORDER BY ALL", [table]).to_arrow_table().to_pylist()
     return {(row.pop("table_name"), row.pop("column_name")): row for row in rows}

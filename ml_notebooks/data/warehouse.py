@@ -33,6 +33,7 @@ from ml_notebooks.data.catalog import (
 from .connection import connect, turn
 from ml_notebooks.data.inspection import (
     Layout,
+    has_table,
     snapshot_frame,
     table_frame,
     table_layout,
@@ -110,6 +111,11 @@ class Warehouse:
         tell_unseen("DuckDB's own connection")
         record_read(self.workspace, table_names(self._connection))
         return self._connection
+
+    def __contains__(self, table: str) -> bool:
+        """Whether there is a table of this name."""
+        tell_read(check_table_name(table))
+        return has_table(self._connection, table)
 
     def names(self) -> list[str]:
         """The names of all tables, sorted."""

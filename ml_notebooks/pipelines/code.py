@@ -332,7 +332,7 @@ def read_code(notebook: Path, packages: Mapping[str, str]) -> Code:
 def _read_code(notebook: Path, packages: Mapping[str, str]) -> Code:
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
-    sources = [_read_source("".join(cell["source"])) for cell in code]
+    sources = [_remembered("".join(cell["source"])) for cell in code]
     tags = [" ".join(sorted(cell["metadata"].get("tags", []))) for cell in code]
     files = _follow(sources, notebook.parent)
     own = [*sources, *(_read_file(file) for name, file in files.items() if name.partition(".")[0] != "ml_notebooks")]

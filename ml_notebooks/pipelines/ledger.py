@@ -188,7 +188,7 @@ def _record_row(run: Run, step: StepResult, position: int, each: Record) -> dict
 
 # %% ../../nbs/library/pipelines/07_ledger.ipynb #a1ee82be
 def _add_columns(wh: Warehouse, table: str, columns: str) -> None:
-    if table not in wh.names():
+    if table not in wh:
         return
     there = set(wh.table(table).columns)
     for name, kind in (column.split() for column in columns.split(",")):
@@ -252,7 +252,7 @@ def read_runs(
     pipeline: str | None = None,  # only this pipeline's
 ) -> list[dict[str, Any]]:  # run, pipeline, status, started, seconds, records, report, error, parameters, git, who and more
     """All runs, newest first."""
-    if "ops.runs" not in wh.names():
+    if "ops.runs" not in wh:
         return []
     chosen = "" if pipeline is None else f"WHERE pipeline = {quote(pipeline)}"
     rows = _read(wh, f"SELECT {_ALL} FROM ops.runs {chosen} ORDER BY started DESC")
@@ -271,7 +271,7 @@ _JSON = ("parameters", "records", "code", "inputs", "outputs", "rows", "unseen",
 
 def read_steps(wh: Warehouse, run: str) -> list[dict[str, Any]]:
     """The steps of a run, in order."""
-    if "ops.steps" not in wh.names():
+    if "ops.steps" not in wh:
         return []
     rows = _read(wh, f"SELECT {_ALL} FROM ops.steps WHERE run = {quote(run)} ORDER BY position")
     return [row | {part: json.loads(row[part]) for part in _JSON if row.get(part)} for row in rows]
@@ -279,7 +279,7 @@ def read_steps(wh: Warehouse, run: str) -> list[dict[str, Any]]:
 # %% ../../nbs/library/pipelines/07_ledger.ipynb #f2f68000
 def last_green(wh: Warehouse, run: Run) -> Run | None:
     """The last run of the same pipeline before this one that succeeded; None where there is none."""
-    if "ops.runs" not in wh.names():
+    if "ops.runs" not in wh:
         return None
     query = f"SELECT {_ALL} FROM ops.runs WHERE pipeline = {quote(run.pipeline)} AND status = 'succeeded' AND run < {quote(run.run)} ORDER BY run DESC LIMIT 1"
     rows = _read(wh, query)
@@ -308,13 +308,13 @@ def last_done(
     run: str = "",  # only in this run
 ) -> dict[str, StepResult]:  # step -> how it went
     """How each step of a pipeline went when it was last done."""
-    if "ops.steps" not in wh.names():
+    if "ops.steps" not in wh:
         return {}
     return {result.step: result for result in _results(wh, _read(wh, _LAST.format(pipeline=quote(pipeline), run=quote(run))))}
 
 
 def _results(wh: Warehouse, rows: list[dict[str, Any]]) -> list[StepResult]:
-    recorded = _read(wh, _RECORDED.format(", ".join(quote(row["run"]) for row in rows))) if rows and "ops.records" in wh.names() else []
+    recorded = _read(wh, _RECORDED.format(", ".join(quote(row["run"]) for row in rows))) if rows and "ops.records" in wh else []
     return [_step_result(row, [each for each in recorded if (each["run"], each["step"]) == (row["run"], row["step"])]) for row in rows]
 
 # %% ../../nbs/library/pipelines/07_ledger.ipynb #ea9b8b0e
@@ -334,7 +334,7 @@ def _record(row: dict[str, Any], known: Mapping[str, Value]) -> Record:
 # %% ../../nbs/library/pipelines/07_ledger.ipynb #03f9b3cc
 def killed_runs(wh: Warehouse, pipeline: str) -> list[Run]:
     """The runs of a pipeline that are written down as running, and whose process is gone; oldest first."""
-    if "ops.runs" not in wh.names():
+    if "ops.runs" not in wh:
         return []
     rows = _read(wh, f"SELECT {_ALL} FROM ops.runs WHERE pipeline = {quote(pipeline)} AND status = 'running' ORDER BY started")
     return [_killed(wh, row) for row in rows if _is_dead(row)]
