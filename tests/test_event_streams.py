@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 
 import pytest
-from support.consumers import DELAYS, consume_for_ever, ingest, landings
+from support.consumers import DELAYS, consume_for_ever, fold_in_turn, ingest, landings
 from support.processes import start
 from support.servers import free_port, program, redis_server, running
 from support.soak import SOAK, soak
@@ -19,12 +19,14 @@ from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import OnlineUnavailable, SourceUnavailable
 from ml_notebooks.features.events import ingest_events, kept_layout
 from ml_notebooks.features.materialize import materialize
+from ml_notebooks.features.online import open_online
 from ml_notebooks.features.online_rows import microseconds
 from ml_notebooks.features.online_store import EmbeddedStore
 from ml_notebooks.features.push import held_online, push
 from ml_notebooks.features.redis_store import RedisStore
 from ml_notebooks.features.store import FeatureStore
 from ml_notebooks.features.streams import EventStream, connected, consume, rejected_events, send_events
+from ml_notebooks.workspace import find_workspace
 
 EMPTY = "SELECT '' AS carrier, '' AS flight, now() AS landed_at, 0.0::DOUBLE AS delay WHERE false"
 
@@ -173,6 +175,24 @@ def test_one_redis_holds_the_stream_and_the_rows(wh, stream):
     done = consume(stream, partial(ingest_events, wh, online, DELAYS), rest=0.3)
     assert done.entries == 80 and done.became["repeated"] == 10
     check_online(wh, online, events)
+    online.close()
+
+
+@pytest.mark.parametrize("where", ["embedded", "redis"])
+def test_two_programs_that_fold_at_once_lose_nothing(wh, folder, redis_at, where):
+    if where == "redis":
+        address, password = redis_at
+        (folder / "settings.ini").write_text(f"[workspace]\nname = two\n[online]\nstore = {address}\n")
+        (folder / ".env").write_text(f"MLNB_ONLINE__PASSWORD={password}\n")
+    online, numbers = open_online(find_workspace(folder)), range(60)
+    push(FeatureStore(wh), DELAYS.view, online)
+    with start(fold_in_turn, folder, numbers[::2]) as other:
+        assert other.hear() == "ready"
+        other.tell("go")
+        for first in range(0, 30, 3):
+            ingest_events(wh, online, DELAYS, landings(numbers[1::2][first : first + 3]))
+        assert other.hear() == "done"
+    check_online(wh, online, landings(numbers))
     online.close()
 
 

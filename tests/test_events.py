@@ -164,6 +164,30 @@ def test_what_is_served_is_what_a_push_would_write(wh, tmp_path_factory, events,
     assert push(store, definition.view, streamed).taken_out == 0
 
 
+def test_a_window_begins_with_what_the_warehouse_has_and_a_stream_may_pause(wh, tmp_path):
+    store, online = FeatureStore(wh), EmbeddedStore(tmp_path)
+    events = [mapping(("EWR", 1, START + timedelta(minutes=5 * number), number, number / 3, True, "A", number)) for number in range(9)]
+    definition = Windowed("begun", "origin", "known_at", "event", "clean.begun", WINDOWS)
+
+    def batch(count):
+        wh.publish("clean.begun", pa.Table.from_pylist(events[:count], SCHEMA))
+        materialize(store, definition.view)
+        push(store, definition.view, online)
+
+    def streamed(event):
+        ingest_events(wh, online, definition, [event])
+        layout = held_online(online, "begun")[0].layout
+        return layout.fields(online.read([layout.key(["EWR"])])[0])[3:]
+
+    batch(3)
+    served = [streamed(events[3])]
+    batch(7)  # the stream pauses, and the batch does not
+    served.append(streamed(events[7]))
+    for count, row in zip((4, 8), served, strict=True):
+        wh.publish("clean.begun", pa.Table.from_pylist(events[:count], SCHEMA))
+        assert all(map(alike, row, batch_rows(wh, definition)["EWR",][1:]))
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [

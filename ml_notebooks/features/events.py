@@ -8,15 +8,16 @@ __all__ = ['Entity', 'Windowed', 'latest_query', 'text_of', 'Folded', 'Latest', 
 # %% ../../nbs/library/features/19_events.ipynb #473a8100
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..data.catalog import as_names, identifier, is_table_name, quote
 from ..data.warehouse import Warehouse
 from ..errors import BadData, BadView, NaiveTime
-from .online_rows import Layout, instant_of, microseconds
+from .online_rows import Layout, instant_of, microseconds, stamp_of
 from .online_store import OnlineStore
 from .push import Held, held_online, not_pushed
 from .rolling import rolling_query
@@ -286,9 +287,33 @@ def _layouts(online: OnlineStore, view: FeatureView) -> tuple[Layout, Layout]:
         online.note(kept.place, json.dumps(asdict(Held(kept, datetime.now(timezone.utc).isoformat(timespec="milliseconds")))))
     return rows[-1], kept
 
+# %% ../../nbs/library/features/19_events.ipynb #41f6e50d
+def _there(wh: Warehouse, online: OnlineStore, windows: Windowed, layouts: tuple[Layout, Layout], seen: dict[bytes, bytes | None], now: datetime, entities: list[Entity]) -> Iterator[str]:
+    """What is kept of the events of some entities, noted as `seen`; of those that the batch knows more of, what the warehouse has."""
+    rows, kept = layouts
+    keys = [kept.key(entity) for entity in entities]
+    found = online.read([*keys, *map(rows.key, entities)])
+    were, served = found[: len(keys)], found[len(keys) :]
+    seen |= zip(keys, were, strict=True)
+    yield from (kept.fields(row)[3] for row in were if row)
+    unknown = [entity for entity, one, row in zip(entities, were, served, strict=True) if one is None or (row and stamp_of(row) > stamp_of(one))]
+    yield from _from_warehouse(wh, windows, unknown, now) if unknown else ()
 
+
+def _from_warehouse(wh: Warehouse, windows: Windowed, entities: list[Entity], now: datetime) -> list[str]:
+    """The events of some entities that the warehouse has and a window may hold, as they are kept."""
+    types, at = _types(wh, windows), identifier(windows.timestamp)
+    texts = ", ".join(f"{identifier(name)}::VARCHAR" for name in types)
+    asked = ", ".join(f"unnest(?::VARCHAR[])::{types[key]} AS {identifier(key)}" for key in windows.entity)
+    of = f"SEMI JOIN (SELECT {asked}) USING ({_names(*windows.entity)})" if windows.entity else ""
+    begin = f"(SELECT min(epoch_us({at})) - {_us(windows.widest)} FROM {_CAME} WHERE __refused IS NULL AND NOT __ahead)"
+    known = f"{identifier(windows.event)} IS NOT NULL AND {at} <= ?::TIMESTAMPTZ AND {at} >= make_timestamptz({begin})"
+    query = f"SELECT to_json(list([{texts}]))::VARCHAR FROM {_rows_of(windows.events)} {of} WHERE {known} HAVING count(*) > 0"
+    return [text for (text,) in wh._connection.execute(query, [*([text_of(value) for value in key] for key in zip(*entities, strict=True)), now]).fetchall()]
+
+# %% ../../nbs/library/features/19_events.ipynb #e68aeef6
 def ingest_events(
-    wh: Warehouse,  # whose engine computes, and whose table of the events has their types; nothing of it is changed
+    wh: Warehouse,  # whose engine computes, and whose table of the events has their types and begins a window; nothing of it is changed
     online: OnlineStore,
     windows: Windowed,  # its view was pushed
     events: Any,  # mappings, a frame, or a table or query of the warehouse
@@ -298,10 +323,12 @@ def ingest_events(
 
     Raises `NotPushed`, `BadView`, `NaiveTime`, `BadData` where an aggregate cannot be computed, and the online store's errors; nothing is then changed.
     """
-    rows, kept = _layouts(online, windows.view)
-
-    became, latest = fold(wh, windows, events, lambda entities: [kept.fields(row)[3] for row in online.read([*map(kept.key, entities)]) if row], now)
-    written = [(entity, microseconds(row.known_at), row) for entity, row in latest.items()]
-    pairs = [(rows.key(entity), rows.row(at, 0, list(row.features.values()))) for entity, at, row in written]
-    online.write(pairs + [(kept.key(entity), kept.row(at, 0, [row.kept])) for entity, at, row in written])
-    return became
+    rows, kept = layouts = _layouts(online, windows.view)
+    events, now = events if isinstance(events, str) or hasattr(events, "columns") else list(events), now or datetime.now(timezone.utc)
+    while True:
+        seen: dict[bytes, bytes | None] = {}
+        became, latest = fold(wh, windows, events, partial(_there, wh, online, windows, layouts, seen, now), now)
+        written = [(entity, microseconds(row.known_at), row) for entity, row in latest.items()]
+        pairs = [(rows.key(entity), rows.row(at, 0, list(row.features.values()))) for entity, at, row in written]
+        if online.write_onto(pairs + [(kept.key(entity), kept.row(at, 0, [row.kept])) for entity, at, row in written], seen):
+            return became

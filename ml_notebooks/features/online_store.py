@@ -9,10 +9,10 @@ __all__ = ['NEVER', 'NOTE', 'OnlineStore', 'takes_place', 'is_before', 'Embedded
 import itertools
 import os
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakSet, WeakValueDictionary
 
 import lmdb
@@ -33,6 +33,9 @@ class OnlineStore(Protocol):
 
     def write(self, rows: Sequence[tuple[bytes, bytes]], until: int = NEVER) -> int:
         """Put rows under their keys, each if it `takes_place`; how many were put."""
+
+    def write_onto(self, rows: Sequence[tuple[bytes, bytes]], seen: Mapping[bytes, bytes | None]) -> bool:
+        """Put rows that were made from what was `seen` under some keys, each if it `takes_place`, all in one go; False, and none, where something else is there now."""
 
     def sweep(self, place: str, keep: Collection[bytes], until: int) -> int:
         """Take out the rows of a place that are from before `until` and whose key is not among those to keep; how many."""
@@ -120,10 +123,27 @@ def _telling(folder: Path, size: int) -> Iterator[None]:
             raise DiskFull(f"The online store `{folder}`", f"{error}.") from error
         raise OnlineUnavailable(str(folder), f"{error}.", "Check `store` in [online] of settings.ini; what is in the store can be pushed again at any time.") from error
 
-# %% ../../nbs/library/features/14_online_store.ipynb #80ac5576
+# %% ../../nbs/library/features/14_online_store.ipynb #90b66821
 _BATCH = 20_000  # rows of a transaction that deletes
 
 
+def _put(transaction: Any, rows: Sequence[tuple[bytes, bytes]], until: int) -> int:
+    """Put rows under their keys, each if it `takes_place`; how many were put."""
+    get, put, count = transaction.get, transaction.put, 0
+    for key, row in rows:
+        if takes_place(get(key), row, until):
+            put(key, row)
+            count += 1
+    return count
+
+
+def _under(transaction: lmdb.Transaction, prefix: bytes) -> Iterator[bytes]:
+    """Keys that begin so."""
+    cursor = transaction.cursor()
+    if cursor.set_range(prefix):
+        yield from itertools.takewhile(lambda key: key.startswith(prefix), map(bytes, cursor.iternext(values=False)))
+
+# %% ../../nbs/library/features/14_online_store.ipynb #80ac5576
 class EmbeddedStore:
     """An online store in a folder of this machine. Its calls raise `OnlineUnavailable`, `OnlineFull` and `DiskFull`."""
 
@@ -154,12 +174,14 @@ class EmbeddedStore:
     def write(self, rows: Sequence[tuple[bytes, bytes]], until: int = NEVER) -> int:
         """Put rows under their keys, each if it `takes_place`, in one transaction; how many were put."""
         with _telling(self.folder, self.size), self._env.begin(write=True) as transaction:
-            get, put, count = transaction.get, transaction.put, 0
-            for key, row in rows:
-                if takes_place(get(key), row, until):
-                    put(key, row)
-                    count += 1
-            return count
+            return _put(transaction, rows, until)
+
+    def write_onto(self, rows: Sequence[tuple[bytes, bytes]], seen: Mapping[bytes, bytes | None]) -> bool:
+        """Put rows that were made from what was `seen` under some keys, in one transaction; False, and none, where something else is there now."""
+        with _telling(self.folder, self.size), self._env.begin(write=True) as transaction:
+            same = all(transaction.get(key) == row for key, row in seen.items())
+            _put(transaction, rows if same else (), NEVER)
+            return same
 
     def sweep(self, place: str, keep: Collection[bytes], until: int) -> int:
         """Take out the rows of a place that are from before `until` and whose key is not among those to keep; how many."""
@@ -193,10 +215,3 @@ class EmbeddedStore:
 
     def __repr__(self) -> str:
         return f"EmbeddedStore({self.folder.name!r}, {len(self.notes())} places)"
-
-
-def _under(transaction: lmdb.Transaction, prefix: bytes) -> Iterator[bytes]:
-    """Keys that begin so."""
-    cursor = transaction.cursor()
-    if cursor.set_range(prefix):
-        yield from itertools.takewhile(lambda key: key.startswith(prefix), map(bytes, cursor.iternext(values=False)))

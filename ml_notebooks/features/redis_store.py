@@ -7,8 +7,9 @@ __all__ = ['RedisStore']
 
 # %% ../../nbs/library/features/15_redis_store.ipynb #71357b23
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import sha1
 from importlib.util import find_spec
 from itertools import islice
 from typing import Any
@@ -23,9 +24,14 @@ local until_high, until_low = struct.unpack('>i4I4', ARGV[1])
 local function is_before(a, b, c, d) return later(until_high, until_low, a, b) and later(until_high, until_low, c, d) end
 """
 _WRITE = f"""{_HALVES}
-local count = 0
-for number, key in ipairs(KEYS) do
-    local old, new = redis.call('GET', key), ARGV[number + 1]
+local seen, count = tonumber(ARGV[2]), 0
+for number = 1, seen do
+    local there = redis.call('GET', KEYS[number])
+    if (there and redis.sha1hex(there) or '') ~= ARGV[number + 2] then return -1 end
+end
+for number = seen + 1, #KEYS do
+    local key, new = KEYS[number], ARGV[number + 2]
+    local old = redis.call('GET', key)
     local place = not old
     if old and old ~= new then
         local a, b, c, d = struct.unpack('>i4I4i4I4', old)
@@ -97,8 +103,14 @@ class RedisStore:
         with self._telling():
             for first in range(0, len(rows), _BATCH):
                 some = rows[first : first + _BATCH]
-                count += self._write(keys=[self._name + key for key, _ in some], args=[limit, *(row for _, row in some)])
+                count += self._write(keys=[self._name + key for key, _ in some], args=[limit, 0, *(row for _, row in some)])
         return count
+
+    def write_onto(self, rows: Sequence[tuple[bytes, bytes]], seen: Mapping[bytes, bytes | None]) -> bool:
+        """Put rows that were made from what was `seen` under some keys, by one command; False, and none, where something else is there now."""
+        keys, digests = [self._name + key for key in [*seen, *(key for key, _ in rows)]], map(_digest, seen.values())
+        with self._telling():
+            return bool(self._write(keys=keys, args=[_halves(NEVER), len(seen), *digests, *(row for _, row in rows)]) >= 0)
 
     def sweep(self, place: str, keep: Collection[bytes], until: int) -> int:
         """Take out the rows of a place that are from before `until` and whose key is not among those to keep; how many."""
@@ -138,3 +150,8 @@ class RedisStore:
 
 def _halves(until: int) -> bytes:
     return until.to_bytes(8, "big", signed=True)
+
+
+def _digest(row: bytes | None) -> str:
+    """What the script compares a row by; of none ''."""
+    return "" if row is None else sha1(row, usedforsecurity=False).hexdigest()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ml_notebooks.data.warehouse import Warehouse, open_warehouse
 from ml_notebooks.features.events import Windowed, ingest_events
+from ml_notebooks.features.online import open_online
 from ml_notebooks.features.online_store import EmbeddedStore
 from ml_notebooks.features.rolling import last
 from ml_notebooks.features.streams import EventStream, consume
@@ -52,3 +53,15 @@ def consume_for_ever(line, folder: Path, stream: EventStream):
             return became
 
         consume(stream, fold_and_tell)
+
+
+def fold_in_turn(line, root: Path, numbers):
+    """Fold landings three at a time into the online store of a workspace, once told to."""
+    workspace = find_workspace(root)
+    with open_warehouse(workspace) as wh:
+        online = open_online(workspace)
+        line.send("ready")
+        line.recv()
+        for first in range(0, len(numbers), 3):
+            ingest_events(wh, online, DELAYS, landings(numbers[first : first + 3]))
+        line.send("done")
