@@ -95,3 +95,28 @@ def test_an_empty_store_says_how_it_is_filled(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main()
     assert "There are no features yet" in capsys.readouterr().out
+
+
+def latest(rows):
+    """A function that only the module that defines it has."""
+    return rows
+
+
+def test_a_push_leaves_out_what_cannot_be_pushed_and_says_why(tmp_path, monkeypatch, capsys):
+    workspace = make_workspace(tmp_path / "w", threads=1)
+    with open_warehouse(workspace) as wh:
+        wh.publish("clean.delays", DELAYS)
+        store, about = FeatureStore(wh), {"entity": "origin", "timestamp": "landed_at", "online": True}
+        materialize(store, FeatureView("a_function", transform=latest, reads="clean.delays", **about))
+        materialize(store, FeatureView("last", query=DELAYS, **about))
+        store.register(FeatureView("never", query=DELAYS, **about))
+    monkeypatch.chdir(workspace.root)
+    monkeypatch.setattr(sys, "argv", ["mlnb", "features", "push", "--json"])
+    monkeypatch.delattr(sys.modules[__name__], "latest")  # as where a notebook defined it
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    printed = capsys.readouterr()
+    assert [(one["view"], one["entities"]) for one in json.loads(printed.out)] == [("last", 3)]
+    functions, never = printed.err.splitlines()
+    assert functions.startswith("mlnb: `a_function` was left out: ") and "`push(store, a_function, " in functions
+    assert never.startswith("mlnb: `never` was left out: ")

@@ -11,6 +11,8 @@ from .app import Json, app, reading
 if TYPE_CHECKING:
     from ..data.warehouse import Warehouse
     from ..features.catalogue import Entry, Models, Version
+    from ..features.online import OnlineStore
+    from ..features.store import FeatureStore
 
 WIDE = 110  # columns of a terminal that has room for who uses a view
 
@@ -140,17 +142,38 @@ def push_features(
     names: Annotated[list[str] | None, typer.Argument(metavar="[VIEW]...", help="Views; default those that say `online=True`.", show_default=False)] = None,
     json: Json = False,
 ) -> None:
-    """Put the latest row of each entity into the online store of [online] in settings.ini."""
-    from ..features.online import open_online, push
+    """Put the latest row of each entity into the online store of [online] in settings.ini; exit status 1 where a view was left out."""
+    from ..features.online import open_online
     from ..features.store import FeatureStore, online_names
     from ..terminal import print_rows
 
     with reading() as wh:
         store, online = FeatureStore(wh), open_online(wh.workspace)
-        served = names or online_names(store)
-        done = [vars(push(store, name, online)) for name in served]
+        done, left_out = push_each(store, names or online_names(store), online)
         online.close()
     columns = ["view", "version", "entities", "written", "taken_out", "until"]
     rows = done if json else [one | {"until": f"{one['until']:%Y-%m-%d %H:%M}"} for one in done]
-    empty = "No view says `online=True`. Name one: `mlnb features push VIEW`."
+    empty = "Nothing was pushed." if left_out else "No view says `online=True`. Name one: `mlnb features push VIEW`."
     print_rows(rows, [*columns, "seconds"] if json else columns, json, empty=empty, right=("entities", "written", "taken_out"))
+    for name, why in left_out.items():
+        print(f"mlnb: `{name}` was left out: {why}", file=sys.stderr)
+    if left_out:
+        raise typer.Exit(1)
+
+
+def push_each(store: "FeatureStore", names: list[str], online: "OnlineStore") -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Push views one after the other: what each push did, and why others were left out. Raises the online store's errors."""
+    from ..errors import BadView, MLNotebooksError
+    from ..features.online import push
+
+    done, left_out = [], {}
+    for name in names:
+        try:
+            done.append(vars(push(store, name, online)))
+        except BadView as error:
+            left_out[name] = f"{error} Or push it where its function is: `push(store, {name}, open_online(wh.workspace))`."
+        except MLNotebooksError as error:
+            if isinstance(error, OSError):
+                raise
+            left_out[name] = str(error)
+    return done, left_out
