@@ -81,18 +81,8 @@ def fetch(files: Files, loading: Loading) -> Iterator[LocalFile]:
     """The files that an address means, each fetched when it is asked for. Raises `BadSource` and `SourceUnavailable`."""
     store = open_store(files, loading)
     secrets = [part for part in (loading.secret(files.credential) if files.credential else "").split(":") if part]
-    base = files.path.partition("://")[2].split("*")[0].split("?")[0].split("[")[0]
-    base = base if base == files.path.partition("://")[2] else base.rpartition("/")[0]
     try:
-        objects = _objects(store, files.path.partition("://")[2])
-        if not objects:
-            raise BadSource(files.path, "There is no such object.", "Give the name of an object, a folder, or a pattern with `*`.")
-        for number, (key, size) in enumerate(objects.items()):
-            name, target = local_name(key, base), loading.scratch / f"{number}-object"
-            store.get_file(key, str(target))
-            if target.stat().st_size != size:
-                raise SourceUnavailable(f"{files.path} {name}", f"{target.stat().st_size:,} of {size:,} bytes came.")
-            yield LocalFile(target, name, files.how, partitions_of(key))
+        yield from _fetched(store, files, loading)
     except (BadSource, SourceUnavailable):
         raise
     except FileNotFoundError as error:
@@ -100,3 +90,18 @@ def fetch(files: Files, loading: Loading) -> Iterator[LocalFile]:
     except Exception as error:  # each store's package has exceptions of its own
         reason = redact(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__, secrets)
         raise SourceUnavailable(files.path, f"{reason.rstrip('.')}.", "Nothing was written: check the address and the credential.") from error
+
+
+def _fetched(store: Any, files: Files, loading: Loading) -> Iterator[LocalFile]:
+    path = files.path.partition("://")[2]
+    base = re.split(r"[*?[]", path)[0]
+    base = base if base == path else base.rpartition("/")[0]
+    objects = _objects(store, path)
+    if not objects:
+        raise BadSource(files.path, "There is no such object.", "Give the name of an object, a folder, or a pattern with `*`.")
+    for number, (key, size) in enumerate(objects.items()):
+        name, target = local_name(key, base), loading.scratch / f"{number}-object"
+        store.get_file(key, str(target))
+        if target.stat().st_size != size:
+            raise SourceUnavailable(f"{files.path} {name}", f"{target.stat().st_size:,} of {size:,} bytes came.")
+        yield LocalFile(target, name, files.how, partitions_of(key))
