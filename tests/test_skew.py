@@ -3,7 +3,9 @@
 import json
 import sys
 from datetime import datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
+import numpy as np
 import pytest
 from support.workspaces import make_workspace
 
@@ -11,6 +13,7 @@ from ml_notebooks.cli.app import main
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.features.events import Windowed, ingest_events
 from ml_notebooks.features.materialize import materialize
+from ml_notebooks.features.on_demand import OnDemand, keep_on_demand
 from ml_notebooks.features.online import EmbeddedStore, RequestLog, logged_requests, online_reader, push
 from ml_notebooks.features.rolling import last
 from ml_notebooks.features.skew import find_skew
@@ -108,6 +111,36 @@ def test_a_view_that_the_warehouse_does_not_know_is_named(store, tmp_path):
         skew = find_skew(FeatureStore(wh), logged_requests(tmp_path / "log"))
     assert skew.not_compared == {("gone", view.version): ("", 1)} and "offline is no version" in skew._repr_html_()
     assert find_skew(store, []).requests == 0
+
+
+def minutes_to(departs, delay, at):
+    """Minutes from the end of a delay to a departure, and the hour of asking."""
+    return {"left": (departs - at) / np.timedelta64(1, "m") - delay, "hour": (at - at.astype("datetime64[D]")) / np.timedelta64(1, "h")}
+
+
+def test_on_demand_features_are_computed_again_from_what_the_request_gave(store, tmp_path):
+    store.wh.publish("clean.facts", "SELECT 'EWR' AS origin, TIMESTAMPTZ '2013-07-01 11:00:00Z' AS known_at, 5.5::DOUBLE AS delay")
+    view = FeatureView("facts", "origin", "known_at", "FROM clean.facts")
+    rush = OnDemand("rush", {"departs": datetime, "facts_delay": float, "asked": datetime}, minutes_to)
+    late = OnDemand("late", {"rush_left": float, "limit": float}, lambda left, limit: np.where(np.isnan(left), np.nan, left < limit))
+    materialize(store, view)
+    keep_on_demand(store, rush, late)
+    online, log = EmbeddedStore(tmp_path / "online"), RequestLog(tmp_path / "log")
+    push(store, view, online)
+    given = {"departs": NOON.astimezone(ZoneInfo("America/New_York")), "asked": np.datetime64("2013-07-01T11:30:00"), "limit": 25}
+    asked = [{"origin": "EWR", **given}, {"origin": "JFK", **given}, {"origin": "EWR", **given, "departs": None}]
+    online_reader(online, ["facts"], log=log, on_demand=[rush, late]).read(asked, at=NOON)
+    (request,) = logged_requests(log.folder)
+    assert [row[1:] for row in request.rows] == [[24.5, 11.5, 1.0], [None, 11.5, None], [None, 11.5, None]] and list(request.given) == ["departs", "asked", "limit"]
+    skew = find_skew(store, [request])
+    assert not skew.differences and skew.answers == {("facts", view.version): 3, ("rush", rush.version): 3}
+    assert skew.not_compared == {("late", late.version): ("", 3)}  # its function has no name by which it could be found
+    assert not find_skew(store, [request], [late]).not_compared and not find_skew(store, [request], [late]).differences
+    request.rows[0][3] = 0.0
+    (one,) = find_skew(store, [request], [late]).differences
+    assert (one.view, one.feature, one.kind, one.online, one.offline) == ("late", "late", "differs", 0.0, 1.0)
+    materialize(store, FeatureView("facts", "origin", "known_at", "SELECT *, 1 AS more FROM clean.facts"))
+    assert find_skew(store, [request], [late]).not_compared.keys() == {("facts", view.version), ("rush", rush.version), ("late", late.version)}
 
 
 def test_skew_in_a_terminal(tmp_path, monkeypatch, capsys):

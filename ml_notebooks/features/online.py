@@ -166,6 +166,7 @@ class Reader:
         self._views = [_View(layout, features[layout.view]) for layout in layouts]
         self.columns = tuple(column for view in self._views for column in view.columns)
         self.entity = tuple(dict.fromkeys(key for layout in layouts for key in layout.entity))
+        self._asks = tuple(dict.fromkeys(column for one in on_demand for column in one.inputs if column not in self.columns))  # of a request, or of one another
         self._ttls = {layout.view: layout.ttl for layout in layouts}
 
     def read(
@@ -188,14 +189,17 @@ class Reader:
         for number, view in enumerate(self._views):
             values, stamps[view.layout.view] = view.answers(found[number * len(many) : (number + 1) * len(many)], asked)
             rows = [before + more for before, more in zip(rows, values, strict=True)] if number else values
+        answer, request = Found(self.columns, rows, asked, stamps, self._ttls), _request(many, self.entity) if self.on_demand and many else {}
+        answer = _with_on_demand(answer, self.on_demand, request) if request else answer
         if self.log:
-            self._keep(self.log, many, rows, asked, stamps)
-        answer = Found(self.columns, rows, asked, stamps, self._ttls)
-        return _with_on_demand(answer, self.on_demand, _request(many, self.entity)) if self.on_demand and many else answer
+            self._keep(self.log, many, answer, request)
+        return answer
 
-    def _keep(self, log: RequestLog, entities: Entities, rows: list[tuple[Any, ...]], asked: int, stamps: Mapping[str, Any]) -> None:
+    def _keep(self, log: RequestLog, entities: Entities, answer: Found, request: Mapping[str, list[Any]]) -> None:
         about = [[entity[name] for name in self.entity] if isinstance(entity, Mapping) else list(entity) for entity in entities]
-        log.append(Request(asked, self.versions, self.entity, about, self.columns, rows, stamps))
+        on_demand = {one.name: one.version for one in self.on_demand} if request else {}
+        given = {name: [*map(plain_value, request[name])] for name in self._asks if name in request}
+        log.append(Request(answer.asked, self.versions, self.entity, about, answer.columns, answer.rows, answer.stamps, on_demand, given))
 
     def _check_there(self) -> None:
         """Raises `NotPushed` when rows are missing because their version is not there any more."""

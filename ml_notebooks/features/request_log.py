@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -46,6 +46,8 @@ class Request:
     columns: Sequence[str]  # `<view>_<feature>`
     rows: Sequence[Sequence[Any]]  # the answer for each entity; values as `plain` gives them
     stamps: Mapping[str, Sequence[Sequence[int] | None]]  # view -> of each entity when its row became known and was written
+    on_demand: Mapping[str, str] = field(default_factory=dict)  # on-demand feature -> version, in the order of computing
+    given: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # column of the request from which they were computed -> of each entity its value
 
     @property
     def asked_at(self) -> datetime:

@@ -9,15 +9,16 @@ __all__ = ['Kind', 'Difference', 'Skew', 'find_skew']
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..data.catalog import identifier
-from ..errors import BadView, UnknownFeature
+from ..errors import BadOnDemand, BadView, UnknownFeature
 from .events import text_of
 from .materialize import held_version
+from .on_demand import OnDemand, compute, find_on_demand, plain_value
 from .online_rows import instant_of
 from .point_in_time import feature_columns, point_in_time_query
 from .request_log import Request, plain
@@ -30,24 +31,32 @@ if TYPE_CHECKING:
 # %% ../../nbs/library/features/21_skew.ipynb #6d4ac6eb
 @dataclass(frozen=True)
 class _Asked:
-    """What one view was asked about one entity, and what it answered."""
+    """What one view, or on-demand feature, was asked about one entity, and what was answered."""
 
     asked: int  # microseconds since 1970
     entity: Mapping[str, Any]
-    answers: Mapping[str, Any]  # `<view>_<feature>` -> value, of all views
-    known: int | None  # when the row that was online became known, in microseconds; None: there was none
+    answers: Mapping[str, Any]  # column -> value, of all views and on-demand features
+    facts: dict[str, Any]  # column -> its value in the request, or offline, as far as it was compared
+    known: int | None = None  # when the row that was online became known, in microseconds; None: there was none
 
 
-def _questions(requests: Iterable[Request]) -> dict[tuple[str, str], list[_Asked]]:
-    """View and version -> what they were asked."""
-    found: dict[tuple[str, str], list[_Asked]] = {}
+_Questions = dict[tuple[str, str], list[_Asked]]  # name and version -> what they were asked
+
+
+def _questions(requests: Iterable[Request]) -> tuple[_Questions, _Questions]:
+    """What the views were asked, and what the on-demand features."""
+    views, on_demand = _Questions(), _Questions()
     for request in requests:
         answers = [dict(zip(request.columns, row, strict=True)) for row in request.rows]
         entities = [dict(zip(request.keys, values, strict=True)) for values in request.entities]
+        facts = [{column: values[place] for column, values in request.given.items()} for place in range(len(entities))]
+        lines = [_Asked(request.asked, *line) for line in zip(entities, answers, facts, strict=True)]
         for view, version in request.versions.items():
-            lines = zip(entities, answers, request.stamps[view], strict=True)
-            found.setdefault((view, version), []).extend(_Asked(request.asked, *line[:2], line[2][0] if line[2] else None) for line in lines)
-    return found
+            stamps = (stamp[0] if stamp else None for stamp in request.stamps[view])
+            views.setdefault((view, version), []).extend(replace(line, known=known) for line, known in zip(lines, stamps, strict=True))
+        for key in request.on_demand.items():
+            on_demand.setdefault(key, []).extend(lines)
+    return views, on_demand
 
 # %% ../../nbs/library/features/21_skew.ipynb #dc5101de
 _ROWS = "asked_rows"
@@ -73,7 +82,7 @@ def _known_offline(store: FeatureStore, view: FeatureView, asked: Sequence[_Aske
         store.wh._connection.unregister(_ROWS)
 
 # %% ../../nbs/library/features/21_skew.ipynb #47eee2d8
-Kind = Literal["missing", "expired", "late", "differs", "unknown"]
+Kind = Literal["missing", "expired", "late", "differs", "unknown", "input"]
 _KINDS = get_args(Kind)
 
 
@@ -81,7 +90,7 @@ _KINDS = get_args(Kind)
 class Difference:
     """A value that online and offline differ in."""
 
-    view: str
+    view: str  # or the on-demand feature
     version: str
     entity: Mapping[str, Any]
     asked_at: datetime
@@ -118,7 +127,7 @@ class Skew:
     """What online and offline differ in."""
 
     requests: int
-    answers: Mapping[tuple[str, str], int]  # view and version -> how many answers were compared, one an entity and request
+    answers: Mapping[tuple[str, str], int]  # view, or on-demand feature, and version -> how many answers were compared, one an entity and request
     differences: tuple[Difference, ...]
     not_compared: Mapping[tuple[str, str], tuple[str, int]] = field(default_factory=dict)  # view and version -> the version that is held offline, and how many answers
 
@@ -162,6 +171,7 @@ _CHUNK = 5_000  # requests that are compared in one go
 def find_skew(
     store: FeatureStore,
     requests: Iterable[Request],  # as `logged_requests` gives them
+    on_demand: Sequence[OnDemand] = (),  # those that are not on record, or whose functions are not where they were
 ) -> Skew:
     """Ask offline, as of the instant of each request, what was asked online, and tell what differs. Nothing is changed."""
     count, rest = 0, iter(requests)
@@ -169,12 +179,19 @@ def find_skew(
     differences: list[Difference] = []
     while some := list(islice(rest, _CHUNK)):
         count += len(some)
-        for (name, version), asked in _questions(some).items():
+        views, demands = _questions(some)
+        for (name, version), asked in views.items():
             view = _as_asked(store, name, version)
             (answers if view else not_compared)[name, version] += len(asked)
             differences += _differences(store, view, asked) if view else []
-    held = {key: (_held(store, key[0]), number) for key, number in not_compared.items()}
-    return Skew(count, dict(answers), tuple(differences), held)
+        for (name, version), asked in demands.items():
+            one = _as_computed(store, name, version, on_demand)
+            able = [line for line in asked if one and all(column in line.facts for column in one.inputs)]
+            answers[name, version] += len(able)
+            not_compared[name, version] += len(asked) - len(able)
+            differences += _on_demand_differences(one, able) if one and able else []
+    held = {key: (_held(store, key[0]), number) for key, number in not_compared.items() if number}
+    return Skew(count, {key: number for key, number in answers.items() if number}, tuple(differences), held)
 
 
 def _held(store: FeatureStore, view: str) -> str:
@@ -189,15 +206,44 @@ def _as_asked(store: FeatureStore, name: str, version: str) -> FeatureView | Non
     """The view in the version that was asked, where its rows are still held."""
     return store.view(name) if _held(store, name) == version == store.view(name).version else None
 
-
+# %% ../../nbs/library/features/21_skew.ipynb #7db39898
 def _differences(store: FeatureStore, view: FeatureView, asked: Sequence[_Asked]) -> Iterator[Difference]:
     known = [*feature_columns(store.wh, view, view.table), *(["age"] if view.age else [])]
     features = [feature for feature in known if any(f"{view.name}_{feature}" in one.answers for one in asked)]
     for one, (offline, *values) in zip(asked, _known_offline(store, view, asked, features), strict=True):
         about = (instant_of(one.known) if one.known is not None else None, instant_of(offline) if offline is not None else None)
-        for feature, value in zip(features, map(plain, values), strict=True):
+        for feature, value in zip(features, values, strict=True):
             column = f"{view.name}_{feature}"
-            if column in one.answers and not _same(one.answers[column], value):
+            one.facts[column] = value
+            if column in one.answers and not _same(one.answers[column], plain(value)):
                 kind = _kind(view, one.asked, one.known, offline)
                 entity = {key: one.entity[key] for key in view.entity}
-                yield Difference(view.name, view.version, entity, instant_of(one.asked), feature, one.answers[column], value, kind, *about)
+                yield Difference(view.name, view.version, entity, instant_of(one.asked), feature, one.answers[column], plain(value), kind, *about)
+
+# %% ../../nbs/library/features/21_skew.ipynb #a461131a
+def _as_computed(store: FeatureStore, name: str, version: str, on_demand: Sequence[OnDemand]) -> OnDemand | None:
+    """The on-demand features in the version that was asked, where their function is to be had."""
+    given = [one for one in on_demand if (one.name, one.version) == (name, version)]
+    try:
+        return given[0] if given else find_on_demand(store, name, version)
+    except (UnknownFeature, BadView, BadOnDemand):
+        return None
+
+
+def _on_demand_differences(one: OnDemand, asked: Sequence[_Asked]) -> Iterator[Difference]:
+    columns = {column: [_as_given(kind, line.facts[column]) for line in asked] for column, kind in one.inputs.items()}
+    for feature, values in compute(one, columns).items():
+        for line, value in zip(asked, map(plain_value, values), strict=True):
+            line.facts[feature] = value
+            if feature in line.answers and not _same(line.answers[feature], plain(value)):
+                alike = all(_same(line.answers[column], plain(line.facts[column])) for column in one.inputs if column in line.answers)
+                kind: Kind = "differs" if alike else "input"
+                yield Difference(one.name, one.version, line.entity, instant_of(line.asked), feature, line.answers[feature], plain(value), kind, None, None)
+
+
+def _as_given(kind: type, value: Any) -> Any:
+    """A value as a request had it: a log has texts for instants."""
+    if kind is not datetime or not isinstance(value, str):
+        return value
+    instant = datetime.fromisoformat(value)
+    return instant if instant.tzinfo else instant.replace(tzinfo=timezone.utc)
