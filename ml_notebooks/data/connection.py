@@ -165,6 +165,7 @@ def _create_schemas(workspace: Workspace) -> None:
         schemas = "; ".join(f"CREATE SCHEMA IF NOT EXISTS lake.{schema}" for schema in SCHEMAS)
         connection.execute(f"BEGIN; {schemas}; COMMIT")
         connection.execute("CALL lake.set_option('data_inlining_row_limit', 0, schema => 'features')")  # wide tables
+        connection.execute("CALL lake.set_option('parquet_compression', 'lz4')")  # read in two thirds of the time of Snappy's, and smaller
         connection.execute("USE memory; DETACH lake")
     finally:
         connection.close()
