@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from support.soak import SOAK, soak
 from support.workspaces import make_workspace
 
+import ml_notebooks.features.materialize as materializing
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import BadView
 from ml_notebooks.features.materialize import held_version, materialize
@@ -154,6 +155,42 @@ def test_an_increment_that_fails_leaves_the_rows_as_they_were(wh, monkeypatch):
         materialize(store, view)
     assert wh.table("features.some").fetchall() == before
     assert wh.sql("SELECT count(*) FROM ops.feature_increments").fetchall() == books
+
+
+def test_a_range_in_parts_goes_on_where_it_ended(wh, monkeypatch):
+    store, keep, calls = FeatureStore(wh), materializing._keep, []
+    wh.publish("clean.months", "SELECT TIMESTAMPTZ '2012-11-15 12:00:00Z' + INTERVAL (i) MONTH AS known_at, i AS value FROM range(5) AS months(i)")
+    view, end = FeatureView("months", (), "known_at", "FROM clean.months"), datetime(2013, 3, 20, tzinfo=timezone.utc)
+
+    def fail_at(number):
+        def keep_or_fail(*args):
+            calls.append(args[1].since)
+            if len(calls) == number:
+                raise OSError("the disk is gone")
+            keep(*args)
+
+        calls.clear()
+        monkeypatch.setattr(materializing, "_keep", keep_or_fail)
+
+    def values():
+        return [value for (value,) in wh.sql("SELECT value FROM features.months ORDER BY known_at").fetchall()]
+
+    for since, before in ((None, [0, 1]), (datetime(2012, 11, 1, tzinfo=timezone.utc), [0, 10, 2, 3, 4])):
+        fail_at(3)
+        with pytest.raises(OSError, match="the disk is gone"):
+            materialize(store, view, since=since, until=end, partition="month")
+        assert values() == before
+        fail_at(0)
+        assert materialize(store, view, since=since, until=end, partition="month").rows == 3
+        assert calls == [datetime(2013, 1, 1, tzinfo=timezone.utc), datetime(2013, 2, 1, tzinfo=timezone.utc), datetime(2013, 3, 1, tzinfo=timezone.utc)]
+        wh.publish("clean.months", "SELECT * REPLACE (CASE value WHEN 1 THEN 10 ELSE value END AS value) FROM clean.months")
+    assert values() == [0, 10, 2, 3, 4]
+    fail_at(2)
+    with pytest.raises(OSError, match="the disk is gone"):
+        materialize(store, view, until=end, partition="month")
+    fail_at(0)
+    assert materialize(store, view, until=end - timedelta(days=1), partition="year").rows == 5  # of another range nothing was begun
+    assert materialize(store, view, since="last", until=end, partition="day").rows == 0 and values() == [0, 10, 2, 3, 4]
 
 
 def test_the_same_call_gives_the_same_files(tmp_path):
