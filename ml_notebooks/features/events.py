@@ -49,8 +49,7 @@ class Windowed:
     @property
     def view(self) -> FeatureView:
         """The view whose rows `materialize` computes from the events."""
-        aggregates = {identifier(feature): aggregate for feature, aggregate in self.aggregates.items()}
-        query = rolling_query(_once(self, _rows_of(self.events)), list(map(identifier, self.entity)), identifier(self.timestamp), aggregates)
+        query = rolling_query(_once(self, _rows_of(self.events)), self.entity, self.timestamp, self.aggregates)
         return FeatureView(self.name, self.entity, self.timestamp, query, self.ttl, late=self.late, online=True, **self.about)
 
     @property

@@ -190,12 +190,11 @@ def _sql_of(generated: Generated, name: str) -> str:
 # %% ../../nbs/library/features/31_generate.ipynb #2cc72931
 def _query(rows: str, entity: Sequence[str], features: Sequence[GeneratedFeature]) -> str:
     """The query of a view with some of its features; its rows are enough for the age, which the join adds."""
-    keys = [identifier(key) for key in entity]
     aggregates = {one.short: (one.sql, one.window) for one in features if one.window}
     if aggregates:
-        return rolling_query(rows, keys, "known_at", aggregates)
+        return rolling_query(rows, entity, "known_at", aggregates)
     columns = [one.sql for one in features if one.sql]
-    return f"SELECT DISTINCT {', '.join([*keys, 'known_at', *columns])}\nFROM ({rows})"
+    return f"SELECT DISTINCT {', '.join([*map(identifier, entity), 'known_at', *columns])}\nFROM ({rows})"
 
 
 def _rows(relation: Events | State, features: Sequence[GeneratedFeature], columns: Columns) -> str:

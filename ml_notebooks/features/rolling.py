@@ -10,30 +10,39 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Literal
 
+import duckdb
+
 from ..data.catalog import as_names, identifier
 from ..errors import UnknownFeature
 
 # %% ../../nbs/library/features/02_rolling.ipynb #23017209
 def rolling_query(
     facts: str,  # a query or table: entity, timestamp and what is aggregated
-    entity: Sequence[str],  # columns that say whom a fact is about; none: everybody
+    entity: str | Sequence[str],  # columns that say whom a fact is about; none: everybody
     timestamp: str,  # column with the instant at which a fact became known
     aggregates: Mapping[str, tuple[str, timedelta]],  # feature -> SQL aggregate and width of its window
 ) -> str:
     """A query with one row for each entity and instant, and the aggregates over the windows that end there."""
     names = {width: f"w{number}" for number, width in enumerate(dict.fromkeys(w for _, w in aggregates.values()))}
-    keys = ", ".join((*entity, timestamp))
-    select = [f"{aggregate} OVER {names[width]} AS {feature}" for feature, (aggregate, width) in aggregates.items()]
+    whom, at = list(map(_quoted, as_names(entity))), _quoted(timestamp)
+    keys = ", ".join((*whom, at))
+    select = [f"{aggregate} OVER {names[width]} AS {_quoted(feature)}" for feature, (aggregate, width) in aggregates.items()]
     return (
         f"SELECT DISTINCT ON ({keys}) {keys}, {', '.join(select)}\n"
-        f"FROM (SELECT *, epoch_us({timestamp}) AS known_us FROM ({facts})) AS facts\n"
-        f"WINDOW {', '.join(_window(name, entity, width) for width, name in names.items())}"
+        f"FROM (SELECT *, epoch_us({at}) AS known_us FROM ({facts})) AS facts\n"
+        f"WINDOW {', '.join(_window(name, whom, width) for width, name in names.items())}"
     )
 
 
 def _window(name: str, entity: Sequence[str], width: timedelta) -> str:
     partition = f"PARTITION BY {', '.join(entity)} " if entity else ""
     return f"{name} AS ({partition}ORDER BY known_us RANGE BETWEEN {width // timedelta(microseconds=1)} PRECEDING AND CURRENT ROW)"
+
+
+def _quoted(name: str) -> str:
+    """A column's name as SQL reads it: in quotes where it would not be read as a name without."""
+    plain = name.isascii() and name.isidentifier() and duckdb.tokenize(name) == [(0, duckdb.token_type.identifier)]
+    return name if plain else identifier(name)
 
 # %% ../../nbs/library/features/02_rolling.ipynb #7033ca26
 _AGGREGATES = {
