@@ -35,6 +35,7 @@ name = test
 preload = numpy, scipy.linalg, pandas, pyarrow, polars, duckdb, sklearn.ensemble, joblib, matplotlib.pyplot, json
 idle = {idle}
 """
+LIGHT = "[workspace]\nname = test\n[kernel]\npreload = json\n"
 PATIENCE = 120  # seconds
 
 
@@ -47,6 +48,15 @@ def folder(tmp_path_factory):
     (root / "settings.ini").write_text(SETTINGS.format(idle=600))
     yield root
     stop_parents()
+
+
+@pytest.fixture(scope="module")
+def light(folder, tmp_path_factory):
+    """A workspace whose parents import little: for what has to do with no library, where many a parent is started."""
+    stop_parents()
+    root = tmp_path_factory.mktemp("light")
+    (root / "settings.ini").write_text(LIGHT)
+    return root
 
 
 @contextmanager
@@ -265,6 +275,64 @@ def test_libraries_work_after_the_fork(folder, library):
         assert say(client, code).strip() == printed
 
 
+def test_a_plot_is_shown_in_place(folder):
+    done = execute(
+        notebook(folder / "plot.ipynb", "import matplotlib.pyplot as plt", "plt.plot([1, 2])"),
+        folder / "plot.out.ipynb",
+        {},
+        kernel=KERNEL_NAME,
+        start_timeout=PATIENCE,
+    )
+    assert "image/png" in done.cells[-1].outputs[-1].data
+
+
+@soak
+@pytest.mark.parametrize("count", [200 if SOAK else 12])
+def test_many_notebooks_leak_nothing_and_the_parent_stays_as_it_is(folder, count):
+    cells = (
+        "import os, random, numpy; print(os.environ['MARK'], random.random(), numpy.random.random(), 'mark' in dir())",
+        "mark = os.environ['MARK']; numpy.mark = mark; print(os.getcwd())",
+    )
+    path = notebook(folder / "many.ipynb", *cells)
+
+    def run(number):
+        env = os.environ | {"MARK": f"mark-{number}"}
+        done = execute(
+            path, folder / f"many.{number}.out.ipynb", {}, kernel=KERNEL_NAME, env=env, start_timeout=PATIENCE
+        )
+        return done.cells[0].outputs[0].text.split()
+
+    run(0)
+    (before,) = parents()
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(run, range(1, count + 1)))
+    (after,) = parents()
+    assert [words[0] for words in said] == [f"mark-{number}" for number in range(1, count + 1)]
+    assert {words[3] for words in said} == {"False"}
+    numbers = [number for words in said for number in words[1:3]]
+    assert len(set(numbers)) == 2 * count
+    assert (after["pid"], after["forked"]) == (before["pid"], before["forked"] + count)
+    assert after["memory"] < before["memory"] * 1.02
+    wait_until(lambda: parents()[0]["kernels"] == [])
+    assert threading.active_count() < 50
+
+
+def test_the_parent_opens_nothing(folder):
+    with kernel(folder) as (manager, client):
+        say(client, "1")
+        (parent,) = parents()
+        links = [
+            os.readlink(f"/proc/{parent['pid']}/fd/{n}") for n in os.listdir(f"/proc/{parent['pid']}/fd")
+        ]
+        names = Path(f"/proc/{parent['pid']}/environ").read_text()
+        assert manager.provisioner.process.pid in parent["kernels"]
+    sockets = [link for link in links if not link.endswith((".log", "/dev/null"))]
+    assert len(sockets) == 3 and all(
+        link.startswith(("socket:", "anon_inode:[pidfd]")) for link in sockets
+    ), links
+    assert "MLNB_" not in names  # nor does it carry anybody's secrets
+
+
 SPILL = """
 import polars, threading, time
 from pathlib import Path
@@ -279,23 +347,14 @@ print(most > 0)
 """
 
 
-def test_what_polars_spills_to_the_disk_is_deleted(folder):
-    (folder / "spilled").mkdir()
-    ours = {"POLARS_OOC_MEMORY_BUDGET_MB": "20", "POLARS_OOC_SPILL_MIN_BYTES": "1000", "POLARS_OOC_SPILL_DIR": str(folder / "spilled")}
-    with kernel(folder, env=os.environ | ours) as (manager, client):
+def test_what_polars_spills_to_the_disk_is_deleted(tmp_path):
+    (tmp_path / "settings.ini").write_text("[workspace]\n[kernel]\npreload = polars\n")
+    (tmp_path / "spilled").mkdir()
+    ours = {"POLARS_OOC_MEMORY_BUDGET_MB": "20", "POLARS_OOC_SPILL_MIN_BYTES": "1000", "POLARS_OOC_SPILL_DIR": str(tmp_path / "spilled")}
+    with kernel(tmp_path, env=os.environ | ours) as (manager, client):
         assert is_warm(manager) and say(client, SPILL) == "True\n"
         wait_until(lambda: say(client, "print(files())") == "0\n", 30)
-
-
-def test_a_plot_is_shown_in_place(folder):
-    done = execute(
-        notebook(folder / "plot.ipynb", "import matplotlib.pyplot as plt", "plt.plot([1, 2])"),
-        folder / "plot.out.ipynb",
-        {},
-        kernel=KERNEL_NAME,
-        start_timeout=PATIENCE,
-    )
-    assert "image/png" in done.cells[-1].outputs[-1].data
+    stop_parents()
 
 
 ENVIRONMENT = """
@@ -316,23 +375,23 @@ def test_libraries_know_that_they_are_in_a_notebook(tmp_path):
     stop_parents()
 
 
-def test_what_a_notebook_left_open_is_written_out_and_its_exit_handlers_run(folder):
+def test_what_a_notebook_left_open_is_written_out_and_its_exit_handlers_run(light):
     cells = (
         "f = open('left.txt', 'w'); f.write('all of it')",
         "import atexit; atexit.register(open('ran.txt', 'w').write, 'yes')",
     )
-    with kernel(folder) as (_, client):
+    with kernel(light) as (_, client):
         for cell in cells:
             say(client, cell)
-    assert ((folder / "left.txt").read_text(), (folder / "ran.txt").read_text()) == ("all of it", "yes")
+    assert ((light / "left.txt").read_text(), (light / "ran.txt").read_text()) == ("all of it", "yes")
 
 
 # Like an ordinary kernel
 
 
 @pytest.mark.parametrize("name", [KERNEL_NAME, "python3"])
-def test_interrupt_restart_shutdown_and_kill_are_those_of_an_ordinary_kernel(folder, name):
-    with kernel(folder, name) as (manager, client):
+def test_interrupt_restart_shutdown_and_kill_are_those_of_an_ordinary_kernel(light, name):
+    with kernel(light, name) as (manager, client):
         first = say(client, "import os; print(os.getpid())")
         request = client.execute("print('waiting', flush=True)\nimport time; time.sleep(1000)")
         while client.get_iopub_msg(timeout=PATIENCE)["content"].get("text") != "waiting\n":
@@ -391,48 +450,48 @@ async def within_jupyterlab(folder):
     return processes
 
 
-def test_a_kernel_of_jupyterlab_is_warm_all_day(folder):
-    processes = asyncio.run(asyncio.wait_for(within_jupyterlab(folder), PATIENCE))
+def test_a_kernel_of_jupyterlab_is_warm_all_day(light):
+    processes = asyncio.run(asyncio.wait_for(within_jupyterlab(light), PATIENCE))
     assert len({*processes}) == 3
     wait_until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes))
 
 
-def test_a_kernel_that_exits_by_itself_tells_its_status(folder):
-    with kernel(folder) as (manager, client):
+def test_a_kernel_that_exits_by_itself_tells_its_status(light):
+    with kernel(light) as (manager, client):
         process = manager.provisioner.process
         client.execute("import os; os._exit(7)")
         wait_until(lambda: process.poll() is not None)
         assert process.returncode == 7
 
 
-def test_a_kernel_ends_with_its_caller(folder):
+def test_a_kernel_ends_with_its_caller(light):
     script = f"""
 import os, sys, time
 from jupyter_client.manager import KernelManager, start_new_kernel
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
-manager, client = start_new_kernel(kernel_name="{KERNEL_NAME}", cwd={str(folder)!r}, startup_timeout={PATIENCE})
+manager, client = start_new_kernel(kernel_name="{KERNEL_NAME}", cwd={str(light)!r}, startup_timeout={PATIENCE})
 print(manager.provisioner.process.pid, flush=True)
 time.sleep(1000)
 """
-    caller = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=folder)
+    caller = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=light)
     pid = int(caller.stdout.readline())
     caller.kill()
     caller.wait()
     wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
-def test_papermill_and_nbval_run_a_notebook_by_the_kernels_name(folder):
-    path = notebook(folder / "plain.ipynb", "import sys, numpy\nprint('numpy' in sys.modules)")
+def test_papermill_and_nbval_run_a_notebook_by_the_kernels_name(light):
+    path = notebook(light / "plain.ipynb", "import sys, numpy\nprint('numpy' in sys.modules)")
     command = [
         "papermill",
         str(path),
-        str(folder / "plain.out.ipynb"),
+        str(light / "plain.out.ipynb"),
         "-k",
         KERNEL_NAME,
         "--no-progress-bar",
     ]
     done = subprocess.run(
-        [sys.executable, "-m", *command], capture_output=True, text=True, timeout=PATIENCE, cwd=folder
+        [sys.executable, "-m", *command], capture_output=True, text=True, timeout=PATIENCE, cwd=light
     )
     assert done.returncode == 0, done.stderr
     command = [
@@ -446,7 +505,7 @@ def test_papermill_and_nbval_run_a_notebook_by_the_kernels_name(folder):
         str(path),
     ]
     done = subprocess.run(
-        [sys.executable, "-m", *command], capture_output=True, text=True, timeout=PATIENCE, cwd=folder
+        [sys.executable, "-m", *command], capture_output=True, text=True, timeout=PATIENCE, cwd=light
     )
     assert "1 passed" in done.stdout, done.stdout
 
@@ -454,36 +513,20 @@ def test_papermill_and_nbval_run_a_notebook_by_the_kernels_name(folder):
 # The parent
 
 
-def test_starts_at_the_same_time_share_one_parent(folder):
+def test_starts_at_the_same_time_share_one_parent(light):
     stop_parents()
     wait_until(lambda: not parents())
-    path = notebook(folder / "one.ipynb", "print(1)")
+    path = notebook(light / "one.ipynb", "print(1)")
     with ThreadPoolExecutor(4) as pool:
         runs = [
             pool.submit(
-                execute, path, folder / f"one.{n}.ipynb", {}, kernel=KERNEL_NAME, start_timeout=PATIENCE
+                execute, path, light / f"one.{n}.ipynb", {}, kernel=KERNEL_NAME, start_timeout=PATIENCE
             )
             for n in range(4)
         ]
         assert [run.result().cells[0].outputs[0].text for run in runs] == ["1\n"] * 4
     (parent,) = parents()
     assert parent["forked"] == 4
-
-
-def test_the_parent_opens_nothing(folder):
-    with kernel(folder) as (manager, client):
-        say(client, "1")
-        (parent,) = parents()
-        links = [
-            os.readlink(f"/proc/{parent['pid']}/fd/{n}") for n in os.listdir(f"/proc/{parent['pid']}/fd")
-        ]
-        names = Path(f"/proc/{parent['pid']}/environ").read_text()
-        assert manager.provisioner.process.pid in parent["kernels"]
-    sockets = [link for link in links if not link.endswith((".log", "/dev/null"))]
-    assert len(sockets) == 3 and all(
-        link.startswith(("socket:", "anon_inode:[pidfd]")) for link in sockets
-    ), links
-    assert "MLNB_" not in names  # nor does it carry anybody's secrets
 
 
 THREADS = ["main"]  # of a parent with everything in it; a thread that is not here would be missing in a kernel
@@ -503,14 +546,14 @@ def test_the_parent_has_no_threads_that_a_kernel_would_lack(tmp_path):
     assert ["main" if task == status["pid"] else name for task, name in found.items()] == THREADS
 
 
-def test_a_killed_parent_leaves_its_kernels_and_the_next_request_starts_another(folder):
-    with kernel(folder) as (manager, client):
+def test_a_killed_parent_leaves_its_kernels_and_the_next_request_starts_another(light):
+    with kernel(light) as (manager, client):
         say(client, "kept = 41")
         (parent,) = parents()
         os.kill(parent["pid"], signal.SIGKILL)
         wait_until(lambda: not parents())
         assert say(client, "print(kept + 1)") == "42\n" and manager.is_alive()
-        with kernel(folder) as (other, theirs):
+        with kernel(light) as (other, theirs):
             assert is_warm(other) and say(theirs, "print('kept' in dir())") == "False\n"
         (successor,) = parents()
         assert successor["pid"] != parent["pid"]
@@ -527,34 +570,34 @@ def test_an_idle_parent_ends_itself(tmp_path):
     assert ours not in {parent["pid"] for parent in parents()}
 
 
-def test_a_changed_environment_gets_a_new_parent_and_ends_the_old_one(folder, monkeypatch):
-    with kernel(folder) as (_, client):
+def test_a_changed_environment_gets_a_new_parent_and_ends_the_old_one(light, monkeypatch):
+    with kernel(light) as (_, client):
         say(client, "1")
         (old,) = parents()
         state = [*kernels._installed_state(), ("a package", 1)]
         monkeypatch.setattr(kernels, "_installed_state", lambda: state)
-        with kernel(folder) as (manager, theirs):
+        with kernel(light) as (manager, theirs):
             assert is_warm(manager) and say(theirs, "print(2)") == "2\n"
         wait_until(lambda: old["pid"] not in {parent["pid"] for parent in parents()})
         assert say(client, "print('still here')") == "still here\n"
     stop_parents()
 
 
-def test_a_new_parent_takes_away_what_killed_processes_left(folder, monkeypatch):
+def test_a_new_parent_takes_away_what_killed_processes_left(light, monkeypatch):
     runtime, old = kernels.runtime_folder(), time.time() - 7200
     left, new, log = runtime / "k01234567-1", runtime / "k89abcdef-1", runtime / "0123456789ab-0123456789ab.log"
     for path in (left, new):
         with socket.socket(socket.AF_UNIX) as one:
             one.bind(str(path))
     log.touch()
-    with kernel(folder) as (manager, client):
+    with kernel(light) as (manager, client):
         assert say(client, "print(1)") == "1\n"
         used = [Path(f"{manager.ip}-{number}") for number in range(1, 6)]
         for path in (left, log, *filter(Path.exists, used)):
             os.utime(path, (old, old))
         state = [*kernels._installed_state(), ("another package", 1)]
         monkeypatch.setattr(kernels, "_installed_state", lambda: state)
-        with kernel(folder):
+        with kernel(light):
             assert not left.exists() and not log.exists() and new.exists()
             assert say(client, "print(2)") == "2\n" and any(map(Path.exists, used))
     new.unlink()
@@ -568,14 +611,14 @@ def test_the_installed_state_changes_with_the_packages(tmp_path, monkeypatch):
     assert kernels._installed_state() != before == before
 
 
-def test_a_module_that_is_being_edited_is_not_preloaded(folder):
-    path = folder / "prices.py"
-    env = os.environ | {"PYTHONPATH": str(folder)}
-    (folder / "settings.ini").write_text(SETTINGS.format(idle=600).replace("json", "json, prices"))
+def test_a_module_that_is_being_edited_is_not_preloaded(light):
+    path = light / "prices.py"
+    env = os.environ | {"PYTHONPATH": str(light)}
+    (light / "settings.ini").write_text(LIGHT.replace("json", "json, prices"))
     try:
         for price in (1, 2):
             path.write_text(f"price = {price}{'0' * price}\n")
-            with kernel(folder, env=env) as (manager, client):
+            with kernel(light, env=env) as (manager, client):
                 assert is_warm(manager)
                 assert say(
                     client, "import sys; print('prices' in sys.modules)\nimport prices; print(prices.price)"
@@ -584,14 +627,14 @@ def test_a_module_that_is_being_edited_is_not_preloaded(folder):
                     f"{price}{'0' * price}",
                 ]
     finally:
-        (folder / "settings.ini").write_text(SETTINGS.format(idle=600))
+        (light / "settings.ini").write_text(LIGHT)
         stop_parents()
 
 
-def test_another_user_is_refused(folder, tmp_path):
+def test_another_user_is_refused(light, tmp_path):
     if os.geteuid() != 0:
         pytest.skip("becoming another user needs root")
-    with kernel(folder) as (_, client):
+    with kernel(light) as (_, client):
         say(client, "1")
         (socket,) = kernels.runtime_folder().glob("*.sock")
     assert kernels.runtime_folder().stat().st_mode & 0o777 == 0o700
@@ -633,11 +676,11 @@ print(line.recv(100)[:1])
     assert [done.stdout for done in asked] == ["b'{'\n", "b''\n"], asked
 
 
-def test_an_ordinary_kernel_starts_where_a_warm_one_cannot(folder, monkeypatch, caplog):
+def test_an_ordinary_kernel_starts_where_a_warm_one_cannot(light, monkeypatch, caplog):
     monkeypatch.setattr(
         kernels, "runtime_folder", lambda: (_ for _ in ()).throw(PermissionError("somebody else's folder"))
     )
-    with kernel(folder) as (manager, client):
+    with kernel(light) as (manager, client):
         assert not is_warm(manager) and say(client, "print(3)") == "3\n"
     assert "An ordinary kernel starts instead of a warm one: somebody else's folder" in caplog.text
 
@@ -658,17 +701,17 @@ def test_what_a_warm_kernel_cannot_be(command, options, reason):
     assert kernels._obstacle(command, options) == reason
 
 
-def test_where_processes_have_no_descriptors_an_ordinary_kernel_starts_and_the_log_says_so(folder, monkeypatch, caplog):
+def test_where_processes_have_no_descriptors_an_ordinary_kernel_starts_and_the_log_says_so(light, monkeypatch, caplog):
     monkeypatch.delattr(os, "pidfd_open")
-    with kernel(folder) as (manager, client):
+    with kernel(light) as (manager, client):
         assert not is_warm(manager) and say(client, "print(3)") == "3\n"
     assert f"An ordinary kernel starts instead of a warm one: {sys.platform} has no process descriptors" in caplog.text
 
 
-def test_the_command_installs_the_kernel_and_shows_and_stops_its_parents(folder, mlnb, monkeypatch, tmp_path):
+def test_the_command_installs_the_kernel_and_shows_and_stops_its_parents(light, mlnb, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(sys, "prefix", str(tmp_path))
-        assert str(tmp_path) in mlnb("kernel", "install", cwd=folder).stdout
+        assert str(tmp_path) in mlnb("kernel", "install", cwd=light).stdout
     spec = json.loads((tmp_path / "share" / "jupyter" / "kernels" / KERNEL_NAME / "kernel.json").read_text())
     assert (spec["display_name"], spec["metadata"]["kernel_provisioner"]) == ("Python 3 (warm)", {"provisioner_name": "mlnb-warm"})
     (tmp_path / "settings.ini").write_text("[workspace]\n[kernel]\npreload = wave\n")
@@ -684,7 +727,7 @@ def test_the_command_installs_the_kernel_and_shows_and_stops_its_parents(folder,
 
 
 @pytest.mark.parametrize(("argv", "installed"), [([sys.executable, "of", "another", "environment"], 1), (kernels._SPEC["argv"], 0)])
-def test_the_first_run_installs_the_kernel_where_there_is_none_of_this_environment(folder, monkeypatch, argv, installed):
+def test_the_first_run_installs_the_kernel_where_there_is_none_of_this_environment(light, monkeypatch, argv, installed):
     calls = []
     monkeypatch.setitem(kernels._SPEC, "argv", argv)
     monkeypatch.setattr(kernels, "install_kernelspec", lambda: calls.append(argv))
@@ -698,37 +741,3 @@ def test_a_folder_that_is_not_ours_alone_is_refused(tmp_path, monkeypatch):
     folder.chmod(0o777)
     with pytest.raises(PermissionError, match="only this user may enter"):
         kernels.runtime_folder()
-
-
-# Many
-
-
-@soak
-@pytest.mark.parametrize("count", [200 if SOAK else 12])
-def test_many_notebooks_leak_nothing_and_the_parent_stays_as_it_is(folder, count):
-    cells = (
-        "import os, random, numpy; print(os.environ['MARK'], random.random(), numpy.random.random(), 'mark' in dir())",
-        "mark = os.environ['MARK']; numpy.mark = mark; print(os.getcwd())",
-    )
-    path = notebook(folder / "many.ipynb", *cells)
-
-    def run(number):
-        env = os.environ | {"MARK": f"mark-{number}"}
-        done = execute(
-            path, folder / f"many.{number}.out.ipynb", {}, kernel=KERNEL_NAME, env=env, start_timeout=PATIENCE
-        )
-        return done.cells[0].outputs[0].text.split()
-
-    run(0)
-    (before,) = parents()
-    with ThreadPoolExecutor(4) as pool:
-        said = list(pool.map(run, range(1, count + 1)))
-    (after,) = parents()
-    assert [words[0] for words in said] == [f"mark-{number}" for number in range(1, count + 1)]
-    assert {words[3] for words in said} == {"False"}
-    numbers = [number for words in said for number in words[1:3]]
-    assert len(set(numbers)) == 2 * count
-    assert (after["pid"], after["forked"]) == (before["pid"], before["forked"] + count)
-    assert after["memory"] < before["memory"] * 1.02
-    wait_until(lambda: parents()[0]["kernels"] == [])
-    assert threading.active_count() < 50
