@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import pytest
 import structlog
-from support.workspaces import make_workspace
+from support.workspaces import LIGHT, make_workspace
 
 from ml_notebooks.__main__ import main
 from ml_notebooks.data.warehouse import open_warehouse
@@ -95,7 +95,7 @@ def flights(tmp_path_factory, mlnb_process):
 @pytest.fixture
 def workspace(tmp_path) -> Path:
     """The folder of an empty workspace with a folder for one pipeline, `small`."""
-    (tmp_path / "settings.ini").write_text("[workspace]\nname = small\n")
+    (tmp_path / "settings.ini").write_text(f"[workspace]\nname = small\n{LIGHT}")
     (tmp_path / "nbs" / "pipelines" / "small").mkdir(parents=True)
     return tmp_path
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from support.soak import SOAK, soak
+from support.workspaces import LIGHT
 
 import ml_notebooks
 from ml_notebooks.data.warehouse import open_warehouse
@@ -272,7 +273,7 @@ def test_an_undeclared_write_fails_the_step_and_writes_nothing(shop, write):
 
 
 def test_an_undeclared_read_warns_and_counts_from_then_on(shop):
-    (shop.root / "settings.ini").write_text("[workspace]\nname = shop\n[logs]\nfile = run.log\n")
+    (shop.root / "settings.ini").write_text(f"[workspace]\nname = shop\n[logs]\nfile = run.log\n{LIGHT}")
     shop.workspace, log = find_workspace(shop.root), shop.root / "run.log"
     text = (shop.folder / "pipeline.yaml").read_text()
     (shop.folder / "pipeline.yaml").write_text(

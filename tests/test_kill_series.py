@@ -14,6 +14,7 @@ import nbformat
 import psutil
 import pytest
 from support.soak import SOAK, soak
+from support.workspaces import LIGHT
 
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.pipelines.kernels import parents, stop_parents
@@ -75,7 +76,7 @@ class Series:
         self.folder, self.more = root / "nbs" / "pipelines" / "killed", root / "more"
         self.folder.mkdir(parents=True)
         (root / "settings.ini").write_text(
-            "[workspace]\nname = killed\n[kernel]\npreload = duckdb,pyarrow,structlog,pydantic_settings,filelock\n"
+            f"[workspace]\nname = killed\n{LIGHT}"
         )
         (self.folder / "pipeline.yaml").write_text(PIPELINE)
         for step in STEPS:

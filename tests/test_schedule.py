@@ -15,6 +15,7 @@ from itertools import pairwise
 import nbformat
 import psutil
 import pytest
+from support.workspaces import LIGHT
 
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.pipelines import schedule as module
@@ -64,7 +65,7 @@ def write_pipeline(folder, cell, schedule):
 @pytest.fixture
 def missed(workspace):
     """A workspace whose pipeline has missed its times of some years. A test writes the pipeline."""
-    (workspace / "settings.ini").write_text("[workspace]\nname = small\n[logs]\nformat = json\n")
+    (workspace / "settings.ini").write_text(f"[workspace]\nname = small\n[logs]\nformat = json\n{LIGHT}")
     write_last(find_workspace(workspace), "small", Last(f"{YEARLY} UTC", settled=LONG_AGO))
     return workspace
 

@@ -9,6 +9,7 @@ from urllib.parse import quote, quote_plus
 import nbformat
 import pytest
 import structlog
+from support.workspaces import LIGHT
 
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.logs import configure_logs, get_logger, redact
@@ -148,7 +149,7 @@ def test_no_sink_of_a_run_holds_a_secret(workspace, mlnb, secret, last):
     cells = [nbformat.v4.new_code_cell("text: str = ''", metadata={"tags": ["parameters"]}), *map(nbformat.v4.new_code_cell, [LEAK, last])]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "leak.ipynb")
     (folder / "pipeline.yaml").write_text("title: A leak\nsteps:\n  - {name: leak, notebook: leak.ipynb}\n")
-    (workspace / "settings.ini").write_text("[workspace]\nname = small\n[logs]\nfile = run.log\nlevel = debug\n")
+    (workspace / "settings.ini").write_text(f"[workspace]\nname = small\n[logs]\nfile = run.log\nlevel = debug\n{LIGHT}")
     process = mlnb("run", "small", "-p", f"text={secret}", cwd=workspace, MLNB_WAREHOUSE__S3_SECRET=secret)
     assert process.returncode == (1 if last else 0), process.stderr
     told = [process.stdout, process.stderr]
