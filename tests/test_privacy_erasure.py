@@ -87,6 +87,17 @@ def test_from_a_large_and_a_small_table(either):
     assert wh.sql("SELECT min(mail), max(mail), max(customer) FROM raw.large").fetchall() == [("p0@mail.example", "p9@mail.example", 104999)]
 
 
+def test_from_a_table_of_decimals_of_which_some_rows_lie_in_the_catalogue(either):
+    """DuckLake 1.0 cannot rewrite a file with a DOUBLE beside such rows."""
+    wh, decimals = either, "SELECT *, 1.5::DOUBLE AS paid FROM ({})"
+    wh.publish("raw.people", decimals.format(f"{OTHERS.format(50)} UNION ALL {PERSON}"))
+    wh.append("raw.people", decimals.format(OTHERS.format(3)))
+    assert erase(wh, "customer", 4711).raise_if_traced().rows == {"raw.people": 1}
+    assert seen(wh) == [] and wh.sql("SELECT count(*), sum(paid) FROM raw.people").fetchall() == [(53, 79.5)]
+    wh.append("raw.people", decimals.format(PERSON))
+    assert erase(wh, "customer", 4711).raise_if_traced().rows == {"raw.people": 1} and seen(wh) == []
+
+
 @pytest.mark.parametrize("rows", [5, 5000], ids=["in the catalogue", "in files"])
 def test_from_tables_that_were_replaced_dropped_from_or_updated(either, rows):
     wh = either

@@ -212,6 +212,19 @@ def test_rows_in_the_catalogue_are_moved_only_while_nobody_else_is_there(wh):
     assert maintain(wh).steps["step"].tolist() == ["flush"] and len(parquet(wh)) == 1
 
 
+def test_beside_rows_in_the_catalogue_files_of_other_tables_are_rewritten(wh):
+    """DuckLake 1.0 cannot rewrite a file with a DOUBLE beside such rows, which only move while nobody else is there."""
+    for name in ("raw.t", "raw.u"):
+        wh.publish(name, "SELECT range AS n, range::DOUBLE AS x FROM range(100)")
+        wh._connection.execute(f"DELETE FROM lake.{name} WHERE n < 70")
+    wh.append("raw.t", "SELECT 200 AS n, 1.5::DOUBLE AS x")
+    with open_warehouse(wh.workspace, read_only=True) as reader:
+        assert maintain(wh).steps[["step", "table"]].values.tolist() == [["rewrite", "raw.u"]]
+        assert len(reader.table("raw.t")) == 31
+    assert maintain(wh).steps[["step", "table"]].values.tolist() == [["flush", "raw.t"], ["rewrite", "raw.t"], ["merge", "raw.t"]]
+    assert wh.sql("SELECT count(*), max(x) FROM raw.t").fetchall() == [(31, 99.0)]
+
+
 def test_a_dry_run_changes_nothing(wh):
     for _ in range(4):
         wh.publish("raw.t", "SELECT range AS n FROM range(3000)")

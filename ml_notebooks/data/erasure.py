@@ -19,7 +19,7 @@ import duckdb
 from .audit import record
 from .catalog import catalog_file, is_remote, quote, table_files, table_folder
 from .connection import turn
-from .inspection import table_versions
+from .inspection import rows_in_catalogue, table_versions
 from .messages import explain_write
 from .personal_data import mask
 from ml_notebooks.data.subjects import (
@@ -78,16 +78,36 @@ class Erasure:
         return f"<p><b>{self!r}</b></p>" + (self.to_frame().to_html(index=False, border=0) if self.traces else "")
 
 # %% ../../nbs/library/data/41_erasure.ipynb #3fb588c4
+_LOST = "SELECT 1 FROM __ducklake_metadata_lake.ducklake_delete_file WHERE table_id = ? AND end_snapshot IS NULL LIMIT 1"
+
+
 def _delete(wh: Warehouse, tables: Sequence[SubjectTable], value: str) -> dict[str, int]:
-    deleted = {}
+    deleted, ids = {}, {table.name: table.id for table in tables}
     with wh.transaction("erase a person"):
+        inlined = rows_in_catalogue(wh._connection)
         for name, hers in list(hers_now(wh, tables, value)):
             check_write(name)
             count = wh._connection.execute(f"DELETE FROM lake.{name} WHERE {hers}").fetchall()[0][0]
+            moves = name in inlined and bool(count or wh._connection.execute(_LOST, [ids[name]]).fetchall())
+            if moves:
+                _into_a_file(wh._connection, name, inlined[name])
             if count:
                 deleted[name] = count
+            if count or moves:
                 wh._changed.add(name)
     return deleted
+
+
+def _into_a_file(connection: duckdb.DuckDBPyConnection, table: str, numbers: Sequence[int]) -> None:
+    """Move rows of a table from the catalogue to a file."""
+    chosen = f"FROM lake.{table} WHERE rowid IN (SELECT unnest(?))"
+    connection.execute("SET ducklake_default_data_inlining_row_limit = 0")
+    try:
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE moved AS {chosen}", [numbers])
+        connection.execute(f"DELETE {chosen}", [numbers])
+        connection.execute(f"INSERT INTO lake.{table} FROM temp.main.moved; DROP TABLE temp.main.moved")
+    finally:
+        connection.execute("RESET ducklake_default_data_inlining_row_limit")
 
 # %% ../../nbs/library/data/41_erasure.ipynb #9252dba4
 def _rewrite(wh: Warehouse, tables: Sequence[SubjectTable], value: str) -> None:

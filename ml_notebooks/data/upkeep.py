@@ -15,8 +15,8 @@ from typing import Any
 import duckdb
 import pandas as pd
 
-from .catalog import as_names, check_table_name
-from .inspection import Layout, snapshot_frame, table_layout, table_names
+from .catalog import as_names, check_table_name, quote
+from .inspection import Layout, rows_in_catalogue, snapshot_frame, table_layout, table_names
 from .messages import explain_write
 from .warehouse import Warehouse
 from ..errors import BadData
@@ -104,11 +104,7 @@ def maintain(
 ) -> Upkeep:
     """Tidy up the files of all tables. Raises `ReadOnlyWarehouse`, and `WarehouseLocked` where others write for too long."""
     policy, now = policy or wh.workspace.settings.upkeep, now or datetime.now(timezone.utc)
-    lines: list[list[object]] = []
-    if not dry_run:
-        for step, call, words in _COMPACTION:
-            with _alone(wh) if step == "flush" else nullcontext(True) as may:
-                lines += [[step, f"{row[0]}.{row[1]}", words.format(*row[2:]), int(row[2])] for row in (_call(wh, step, call) if may else [])]
+    lines = [] if dry_run else _compact(wh)
     snapshots = expirable(wh, policy, now)
     if snapshots and not dry_run:
         _call(wh, "expire", f"ducklake_expire_snapshots('lake', versions => {snapshots})")
@@ -120,11 +116,24 @@ def maintain(
     return Upkeep(pd.DataFrame(lines, columns=["step", "table", "done", "count"]), dry_run)
 
 # %% ../../nbs/library/data/12_upkeep.ipynb #7f529cae
-_COMPACTION = (
-    ("flush", "ducklake_flush_inlined_data('lake')", "{} rows written to files"),
-    ("rewrite", f"ducklake_rewrite_data_files('lake', delete_threshold => {_REWRITE})", "{} files into {}"),
-    ("merge", "ducklake_merge_adjacent_files('lake')", "{} files into {}"),
-)
+def _compact(wh: Warehouse) -> list[list[object]]:
+    """Write rows of the catalogue to files, and files anew that lost many rows or are small."""
+    with _alone(wh) as alone:
+        flushed = _call(wh, "flush", "ducklake_flush_inlined_data('lake')") if alone else []
+    with wh.transaction("upkeep: rewrite"):
+        rewritten = [row for call in _rewrites(wh) for row in _call(wh, "rewrite", call)]
+    merged = _call(wh, "merge", "ducklake_merge_adjacent_files('lake')")
+    done = (("flush", flushed, "{} rows written to files"), ("rewrite", rewritten, "{} files into {}"), ("merge", merged, "{} files into {}"))
+    return [[step, f"{row[0]}.{row[1]}", words.format(*row[2:]), int(row[2])] for step, rows, words in done for row in rows]
+
+
+def _rewrites(wh: Warehouse) -> list[str]:
+    """The calls that rewrite files; tables of which rows lie in the catalogue have to wait."""
+    waiting = rows_in_catalogue(wh._connection)
+    if not waiting:
+        return [f"ducklake_rewrite_data_files('lake', delete_threshold => {_REWRITE})"]
+    names = (name.split(".") for name in table_names(wh._connection) if name not in waiting)
+    return [f"ducklake_rewrite_data_files('lake', {quote(table)}, schema => {quote(schema)}, delete_threshold => {_REWRITE})" for schema, table in names]
 
 
 def _alone(wh: Warehouse) -> AbstractContextManager[bool]:
