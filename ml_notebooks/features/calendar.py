@@ -6,10 +6,10 @@
 __all__ = ['PERIODS', 'CyclicalTime', 'Holidays']
 
 # %% ../../nbs/library/features/25_calendar.ipynb #1e24b6f6
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -32,8 +32,39 @@ PERIODS: dict[str, Callable[[pd.DatetimeIndex], pd.Index]] = {  # how far into i
     "year": lambda times: (times.day_of_year - 1 + _of_day(times)) / (365 + times.is_leap_year),
 }
 
+# %% ../../nbs/library/features/25_calendar.ipynb #b44f7f48
+class _OfInstants(FrameTransformer):
+    """A transformer of columns that are all instants, each by the clock of a zone."""
+
+    zone: str
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Look at the parameters and the columns, all of which are instants. Raises `BadTransform`, `NaiveTime` and, where a package is missing, `MissingExtra`."""
+        self._check()
+        known_zone(self, self.zone)
+        for _, column in read_frame(self, X, reset=True).items():
+            instants(self, column)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """What is made of each column, side by side. Raises `BadTransform` and `NaiveTime`."""
+        check_is_fitted(self)
+        columns = read_frame(self, X, reset=False).items()
+        return np.column_stack([made for _, column in columns for made in self._made_of(local_times(self, column, self.zone))])
+
+    def _check(self) -> None:
+        """Raises `BadTransform` for parameters that make no sense."""
+        raise NotImplementedError
+
+    def _made_of(self, times: pd.DatetimeIndex) -> Iterator[np.ndarray]:
+        """The features of one column."""
+        raise NotImplementedError
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "n_features_in_")
+
 # %% ../../nbs/library/features/25_calendar.ipynb #20abad3f
-class CyclicalTime(FrameTransformer):
+class CyclicalTime(_OfInstants):
     """Sine and cosine of where instants stand in their periods, shape (rows, columns * periods * 2); missing for a missing instant."""
 
     def __init__(
@@ -43,33 +74,18 @@ class CyclicalTime(FrameTransformer):
     ):
         self.periods, self.zone = periods, zone
 
-    def fit(self, X: Any, y: Any = None) -> "CyclicalTime":
-        """Look at the parameters and the columns, all of which are instants. Raises `BadTransform` and `NaiveTime`."""
+    def _check(self) -> None:
         for period in as_names(self.periods):
             if period not in PERIODS:
                 raise BadTransform(self, f"There is no period `{period}`. {did_you_mean(str(period), PERIODS)}".strip(), f"Give some of {', '.join(PERIODS)}.")
-        known_zone(self, self.zone)
-        frame = read_frame(self, X, reset=True)
-        for _, column in frame.items():
-            instants(self, column)
-        return self
 
-    def transform(self, X: Any) -> np.ndarray:
-        """Sine and cosine of each period of each column. Raises `BadTransform` and `NaiveTime`."""
-        check_is_fitted(self)
-        made = []
-        for _, column in read_frame(self, X, reset=False).items():
-            times = local_times(self, column, self.zone)
-            for period in as_names(self.periods):
-                angle = 2 * np.pi * PERIODS[period](times).to_numpy(dtype=float, na_value=np.nan)
-                made += [np.sin(angle), np.cos(angle)]
-        return np.column_stack(made)
+    def _made_of(self, times: pd.DatetimeIndex) -> Iterator[np.ndarray]:
+        for period in as_names(self.periods):
+            angle = 2 * np.pi * PERIODS[period](times).to_numpy(dtype=float, na_value=np.nan)
+            yield from (np.sin(angle), np.cos(angle))
 
     def _names_out(self, names: list[str]) -> Iterable[str]:
         return (f"{name}_{period}_{wave}" for name in names for period in as_names(self.periods) for wave in ("sin", "cos"))
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "n_features_in_")
 
 # %% ../../nbs/library/features/25_calendar.ipynb #5e811c5e
 @cache
@@ -95,7 +111,7 @@ def _near(
     return dates[last], dates[np.minimum(following, len(dates) - 1)]
 
 # %% ../../nbs/library/features/25_calendar.ipynb #aa4ec44e
-class Holidays(FrameTransformer):
+class Holidays(_OfInstants):
     """Whether instants fall on a public holiday, the days to the next and those since the last one, shape (rows, columns * 3); missing for a missing instant."""
 
     def __init__(
@@ -106,28 +122,9 @@ class Holidays(FrameTransformer):
     ):
         self.country, self.subdivision, self.zone = country, subdivision, zone
 
-    def fit(self, X: Any, y: Any = None) -> "Holidays":
-        """Look at the parameters and the columns, all of which are instants. Raises `BadTransform`, `NaiveTime` and `MissingExtra`."""
+    def _check(self) -> None:
         if find_spec("holidays") is None:
             raise MissingExtra("`Holidays`", "holidays", "calendar")
-        self._check_country()
-        known_zone(self, self.zone)
-        for _, column in read_frame(self, X, reset=True).items():
-            instants(self, column)
-        return self
-
-    def transform(self, X: Any) -> np.ndarray:
-        """For each column: 1 on a holiday and else 0, days to the next holiday, days since the last. Raises `BadTransform` and `NaiveTime`."""
-        check_is_fitted(self)
-        made = []
-        for _, column in read_frame(self, X, reset=False).items():
-            days = local_times(self, column, self.zone).tz_localize(None).to_numpy("datetime64[D]")
-            last, following = _near(days, self.country, self.subdivision)
-            since, until = ((gap / np.timedelta64(1, "D")).astype(float) for gap in (days - last, following - days))
-            made += [np.where(np.isnat(days), np.nan, until == 0), until, since]
-        return np.column_stack(made)
-
-    def _check_country(self) -> None:
         from holidays import list_supported_countries
 
         known = list_supported_countries()
@@ -136,8 +133,11 @@ class Holidays(FrameTransformer):
         if self.subdivision is not None and self.subdivision not in known[self.country]:
             raise BadTransform(self, f"`{self.country}` has no part `{self.subdivision}`.", f"Give one of {', '.join(known[self.country]) or 'none'}.")
 
+    def _made_of(self, times: pd.DatetimeIndex) -> Iterator[np.ndarray]:
+        days = times.tz_localize(None).to_numpy("datetime64[D]")
+        last, following = _near(days, self.country, self.subdivision)
+        since, until = ((gap / np.timedelta64(1, "D")).astype(float) for gap in (days - last, following - days))
+        yield from (np.where(np.isnat(days), np.nan, until == 0), until, since)
+
     def _names_out(self, names: list[str]) -> Iterable[str]:
         return (f"{name}_{what}" for name in names for what in ("holiday", "days_to_holiday", "days_since_holiday"))
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "n_features_in_")

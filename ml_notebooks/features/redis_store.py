@@ -56,12 +56,11 @@ return count
 """
 
 # %% ../../nbs/library/features/15_redis_store.ipynb #348a28f8
-_BATCH = 1_000  # rows of one command; Redis does nothing else meanwhile
 _SECONDS = 5.0  # that a connection, or an answer, may take
 
 
-class RedisStore:
-    """An online store in a Redis. Its calls raise `OnlineUnavailable`."""
+class _Redis:
+    """A connection to a Redis, and what is said when it does not answer."""
 
     def __init__(
         self,
@@ -86,6 +85,20 @@ class RedisStore:
             yield
         except self._failed as error:
             raise OnlineUnavailable(self.address, f"{str(error).rstrip('.')}.") from error
+
+    def close(self) -> None:
+        """Close the connections; the next call opens one again."""
+        self._client.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address!r})"
+
+# %% ../../nbs/library/features/15_redis_store.ipynb #615190d1
+_BATCH = 1_000  # rows of one command; Redis does nothing else meanwhile
+
+
+class RedisStore(_Redis):
+    """An online store in a Redis. Its calls raise `OnlineUnavailable`."""
 
     def read(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         """The rows under some keys, all as of one moment; None where there is none."""
@@ -139,13 +152,6 @@ class RedisStore:
         with self._telling(), self._client.pipeline() as both:
             both.delete(self._name + NOTE + place.encode()).srem(self._name + b"places", place).execute()
         return self.sweep(place, (), 2**63 - 1)
-
-    def close(self) -> None:
-        """Close the connections; the next call opens one again."""
-        self._client.close()
-
-    def __repr__(self) -> str:
-        return f"RedisStore({self.address!r})"
 
 
 def _halves(until: int) -> bytes:
