@@ -134,7 +134,7 @@ def print_looks(looks: list[dict[str, Any]], limit: int) -> None:
     for version, until in increments:
         shown = [look | {"missing": percent(look["missing"])} for look in looks if (look["version"], look["until"]) == (version, until)]
         print(f"\n{version} to {until:%Y-%m-%d %H:%M}, {shown[0]['rows']:,} rows")
-        print_rows(shown, ["feature", "missing", "mean", "median", "least", "greatest"], as_json=False, right=("missing", "least", "greatest"))
+        print_rows(shown, ["feature", "missing", "mean", "moved", "median", "least", "greatest"], as_json=False, right=("missing", "least", "greatest"))
 
 
 @features.command("push")

@@ -173,11 +173,13 @@ def statistics(
     store: FeatureStore,
     view: str = "",  # default all
 ) -> "pd.DataFrame":
-    """What features looked like in each increment, in the order of computing. Raises `UnknownFeature`."""
+    """What features looked like in each increment, in the order of computing, and how far each moved since the one before of its version. Raises `UnknownFeature`."""
     import pandas as pd
 
     columns = "view, version, since, until, feature, type, rows, missing, distinct_values, mean, deviation, quarter, median, three_quarters, least, greatest"
     looks = pd.DataFrame(_lines(store, STATISTICS, columns.split(", ")), columns=columns.split(", "))
+    before = looks.groupby(["view", "version", "feature"])[["mean", "deviation"]].shift()
+    looks["moved"] = (looks["mean"].astype(float) - before["mean"].astype(float)) / before["deviation"].astype(float).where(lambda deviation: deviation > 0)
     found = looks[looks.view == view].reset_index(drop=True) if view else looks
     if view and found.empty:
         versions(store, view)
