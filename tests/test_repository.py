@@ -1,6 +1,5 @@
 """What is committed: no trace of a machine, notebooks in their agreed form, exact pins, a listed Makefile."""
 
-import functools
 import json
 import os
 import re
@@ -112,16 +111,14 @@ def relative_links(text):
     return [link for link in inside if link]
 
 
-@functools.cache
 def reachable(files):
-    """Some files and the folders that they are in."""
-    return {path for file in files for path in (file, *file.parents) if path.is_relative_to(ROOT)}
+    """Some files and the folders that they are in, as texts."""
+    return {str(path) for file in files for path in (file, *file.parents) if path.is_relative_to(ROOT)}
 
 
-def dead(page, text, files):
-    """The relative links of a page's text that lead to none of the files and to no folder of theirs."""
-    there = reachable(frozenset(files))
-    return [link for link in relative_links(text) if Path(os.path.normpath(page.parent / link)) not in there]
+def dead(page, text, there):
+    """The relative links of a page's text that lead nowhere that is reachable."""
+    return [link for link in relative_links(text) if os.path.normpath(page.parent / link) not in there]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -129,7 +126,7 @@ def test_every_relative_link_leads_to_a_committed_file(name):
     files = committed()
     if not files:
         pytest.skip("not a git checkout")
-    assert dead(ROOT / name, (ROOT / name).read_text(encoding="utf-8"), files) == []
+    assert dead(ROOT / name, (ROOT / name).read_text(encoding="utf-8"), reachable(files)) == []
 
 
 def test_every_relative_link_of_a_notebook_leads_to_a_committed_file():
@@ -138,7 +135,8 @@ def test_every_relative_link_of_a_notebook_leads_to_a_committed_file():
         pytest.skip("not a git checkout")
     notebooks = [file for file in files if file.suffix == ".ipynb"]
     prose = {file: "\n".join("".join(cell["source"]) for cell in json.loads(file.read_text())["cells"] if cell["cell_type"] == "markdown") for file in notebooks}
-    assert {str(file): lost for file, text in prose.items() if (lost := dead(file, text, files))} == {}
+    there = reachable(files)
+    assert {str(file): lost for file, text in prose.items() if (lost := dead(file, text, there))} == {}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +155,7 @@ def test_every_relative_link_of_a_notebook_leads_to_a_committed_file():
 )
 def test_dead_links_are_seen(text, found):
     files = [ROOT / name for name in ("CONTRIBUTING.md", "docs/a.md", "pages/data.csv", "pages/README.md")]
-    assert dead(ROOT / "pages" / "README.md", text, files) == found
+    assert dead(ROOT / "pages" / "README.md", text, reachable(files)) == found
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
