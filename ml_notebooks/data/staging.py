@@ -55,7 +55,7 @@ class Staged:
 def stage(
     connection: duckdb.DuckDBPyConnection,
     table: str,  # what it is to become
-    data: Data,  # no query: the caller has made a relation of it
+    data: Data,  # a query is known to be one, and to read
     own: bool = False,  # whether it is known to be a relation of this connection, which takes a while to find out
 ) -> str:  # the temporary table's name
     """Make a temporary table of `data`.
@@ -65,6 +65,9 @@ def stage(
     if isinstance(data, Staged):
         return data.name
     name = "stage_" + check_table_name(table).replace(".", "_")
+    if isinstance(data, str):
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {data}")
+        return f"temp.main.{name}"
     if not own and not (isinstance(data, duckdb.DuckDBPyRelation) and _is_of(connection, data)):
         data = connection.from_arrow(to_arrow(data))
     data.query("staged_rows", f"CREATE OR REPLACE TEMP TABLE {name} AS FROM staged_rows")

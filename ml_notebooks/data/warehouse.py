@@ -42,7 +42,7 @@ from ml_notebooks.data.inspection import (
 )
 from .messages import explain_query, explain_write
 from .queries import Reading, check_query, watch_relations, what_is_read
-from .staging import Data, stage
+from .staging import Data, Staged, stage
 from ml_notebooks.errors import (
     BadData,
     MLNotebooksError,
@@ -224,14 +224,19 @@ def open_warehouse(
 def _query(wh: Warehouse, query: str, parameters: list[object] | None) -> duckdb.DuckDBPyRelation:
     _check_process(wh)
     try:
-        check_query(wh._connection, query)
-        if is_told() or wh.workspace.settings.privacy.personal:
-            reading = what_is_read(wh._connection, query)
-            _tell(wh, reading)
-            record_read(wh.workspace, reading.tables)
+        _look(wh, query)
         return wh._connection.sql(query, params=parameters)
     except duckdb.Error as error:
         raise explain_query(error, wh.workspace, query, lambda: table_names(wh._connection), wh.snapshot) from error
+
+
+def _look(wh: Warehouse, query: str) -> None:
+    """Check that a query reads, and tell what."""
+    check_query(wh._connection, query)
+    if is_told() or wh.workspace.settings.privacy.personal:
+        reading = what_is_read(wh._connection, query)
+        _tell(wh, reading)
+        record_read(wh.workspace, reading.tables)
 
 
 def _check_process(wh: Warehouse) -> None:
@@ -239,8 +244,21 @@ def _check_process(wh: Warehouse) -> None:
         raise WarehouseUnavailable(catalog_name(wh.workspace), f"It was opened by process {wh._pid} before a fork: open it again in this one.")
 
 # %% ../../nbs/library/data/10_warehouse.ipynb #1c8d38cd
+def _at_once(wh: Warehouse, table: str, query: str) -> Staged | None:
+    """What a query gives, in one statement; None where that cannot be, or would end the transaction with the statement."""
+    try:
+        if not wh._writing:
+            _look(wh, query)
+            return Staged(stage(wh._connection, table, query))
+    except duckdb.InterruptException:
+        raise
+    except duckdb.Error:  # as a relation it may go, or says whether the query or the rows are wrong
+        pass
+    return None
+
+
 def _stage(wh: Warehouse, table: str, data: Data) -> str:
-    rows = _query(wh, data, None) if isinstance(data, str) else data
+    rows = _at_once(wh, table, data) or _query(wh, data, None) if isinstance(data, str) else data
     try:
         staged = stage(wh._connection, table, rows, own=isinstance(data, str))
         if any(row[0].lower() == "rowid" for row in wh._connection.execute(f"DESCRIBE {staged}").fetchall()):
