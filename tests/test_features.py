@@ -273,3 +273,23 @@ def test_a_certificate_compares_something_and_reads_all_of_another_world(wh):
     assert training_set(store, "features.ahead", asked, [view], finish=ahead, known=known, key="number").certificate.columns == ("most",)
     with pytest.raises(BadView, match="names the catalogue"):
         training_set(store, "features.ahead", asked, [view], finish=lambda joined: ahead(joined).replace("clean.", "lake.clean."), known=known, key="number")
+
+
+def test_answers_side_by_side_are_those_of_one_statement(tmp_path):
+    with open_warehouse(make_workspace(tmp_path)) as opened:
+        instant = "TIMESTAMPTZ '2013-01-01 00:00:00Z' + to_minutes(({} % 500000)::INT)"
+        opened.publish("clean.facts", f"SELECT i % 7 AS origin, i % 31 AS carrier, {instant.format('hash(i)')} AS known_at, i AS n FROM range(9000) AS r(i)")
+        opened.publish("clean.asks", f"SELECT i AS number, i % 8 AS origin, i % 33 AS carrier, {instant.format('hash(i + 1)')} AS asked_at FROM range(5000) AS r(i)")
+        facts = "SELECT {}, known_at, n FROM clean.facts"
+        views = [FeatureView(f"by_{key or 'none'}", tuple(filter(None, [key])), "known_at", facts.format(key or "1 AS one"), timedelta(days=2), ties="greatest") for key in ("origin", "carrier", "")]
+        store = FeatureStore(opened)
+        for view in views:
+            materialize(store, view)
+        training_set(store, "features.whole", "clean.asks", views)
+        whole = opened.sql("FROM features.whole ORDER BY number").fetchall()
+        assert whole == opened.sql(f"FROM ({point_in_time_query(opened, 'FROM clean.asks', views)}) ORDER BY number").fetchall()
+        chosen = "number % 3 = 1 AND by_carrier_n > 4000 AND origin IN (SELECT origin FROM clean.facts WHERE n IN (2, 3))"
+        training_set(store, "features.part", "clean.asks", views, finish=lambda joined: f"FROM ({joined}) WHERE {chosen} ORDER BY number LIMIT 99")
+        expected = opened.sql(f"FROM features.whole WHERE {chosen} ORDER BY number LIMIT 99").fetchall()
+        assert len(expected) == 99
+        assert opened.sql("FROM features.part ORDER BY number").fetchall() == expected

@@ -13,7 +13,12 @@ from typing import Any
 from ..data.catalog import identifier, is_table_name
 from ..errors import BadSpine, UnknownFeature
 from .on_demand import BESIDE, OnDemand, with_on_demand
-from .point_in_time import check_spine, feature_columns, point_in_time_query
+from ml_notebooks.features.point_in_time import (
+    check_spine,
+    feature_columns,
+    joined_columns,
+    point_in_time_query,
+)
 from .store import FeatureStore
 from .view import FeatureView
 
@@ -65,7 +70,8 @@ def stage_spine(store: FeatureStore, question: Question) -> list[str]:  # its co
         columns = check_spine(store.wh, query, question.views, question.at)
         if missing := [column for column in (*question.answers, *question.key) if column not in columns]:
             raise BadSpine(missing, columns)
-        store.wh._connection.execute(f"CREATE OR REPLACE TEMP TABLE {SPINE} AS {query}")
+        order = ", ".join(map(identifier, dict.fromkeys([question.at, *columns])))
+        store.wh._connection.execute(f"CREATE OR REPLACE TEMP TABLE {SPINE} AS FROM ({query}) ORDER BY {order}")
     finally:
         if not isinstance(question.spine, str):
             store.wh._connection.unregister("spine_rows")
@@ -88,17 +94,31 @@ def stage_answer(
 ) -> None:
     """Answer the rows of `SPINE`: joined in `JOINED`, finished in a table. Raises `BadOnDemand` and `NaiveTime`."""
     run, views = store.wh._connection.execute, question.views
-    entities = [key for view in views for key in view.entity]
-    order = ", ".join(map(identifier, dict.fromkeys([*entities, question.at, *columns])))
-    joined = point_in_time_query(store.wh, f"FROM {SPINE}", views, question.at, only=question.only, stamped=True)
-    run(f"CREATE OR REPLACE TEMP TABLE {JOINED} AS {joined} ORDER BY {order}")
+    joined_columns(store.wh, columns, views, only=question.only)
+    for view, answers in zip(views, _answers(question), strict=True):
+        run(f"CREATE OR REPLACE TEMP TABLE {answers} AS {_narrow(store, question, view)}")
+    run(f"CREATE OR REPLACE TEMP VIEW {JOINED} AS FROM {' POSITIONAL JOIN '.join([SPINE, *_answers(question)])}")
     stamps = ", ".join(identifier(f"{view.name}__known_at") for view in views)
     rows = with_on_demand(store.wh, JOINED, question.on_demand)
     plain = f"SELECT * EXCLUDE ({stamps}) FROM ({rows})" if views else rows
     run(f"CREATE OR REPLACE TEMP TABLE {into} AS {question.finish(plain)}")
 
+
+def _answers(question: Question) -> list[str]:
+    """For each view, the temporary table with its answers."""
+    return [f"temp.main.answers_{number}" for number, _ in enumerate(question.views)]
+
+
+def _narrow(store: FeatureStore, question: Question, view: FeatureView) -> str:
+    """SQL of what a view answers, in the spine's order."""
+    needed = ", ".join(['"asking row"', *map(identifier, (*view.entity, question.at))])
+    spine = f'SELECT {needed} FROM (SELECT *, row_number() OVER () AS "asking row" FROM {SPINE})'
+    joined = point_in_time_query(store.wh, spine, [view], question.at, only=question.only, stamped=True)
+    return f'SELECT * EXCLUDE ({needed}) FROM ({joined}) ORDER BY "asking row"'
+
 # %% ../../nbs/library/features/07_questions.ipynb #79c9606b
-def forget(store: FeatureStore, *tables: str) -> None:
-    """Drop temporary tables."""
-    for table in (SPINE, JOINED, BESIDE, *tables):
+def forget(store: FeatureStore, question: Question, *tables: str) -> None:
+    """Drop the temporary tables of a question, and others."""
+    store.wh._connection.execute(f"DROP VIEW IF EXISTS {JOINED}")
+    for table in (SPINE, *_answers(question), BESIDE, *tables):
         store.wh._connection.execute(f"DROP TABLE IF EXISTS {table}")

@@ -12,7 +12,7 @@ from dataclasses import fields
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ..data.inspection import table_names
+from ..data import inspection
 from ..data.warehouse import Warehouse
 from ..errors import BadView, UnknownFeature
 from .view import FeatureView, in_order
@@ -42,7 +42,7 @@ def keep_lines(
 
 def has_table(wh: Warehouse, table: str) -> bool:
     """Whether a table is there, without that a step has read it."""
-    return table in table_names(wh._connection)
+    return inspection.has_table(wh._connection, table)
 
 # %% ../../nbs/library/features/04_store.ipynb #0e931b5e
 class FeatureStore:

@@ -117,7 +117,7 @@ def training_set(
             made = replace(made, certificate=certify(store, question, table, made.digest, _FINISHED, known, newer, when))
         return _publish(store, made)
     finally:
-        forget(store, _FINISHED)
+        forget(store, question, _FINISHED)
 
 # %% ../../nbs/library/features/10_training_set.ipynb #c5d20a77
 def _check_held(store: FeatureStore, views: Sequence[FeatureView]) -> None:

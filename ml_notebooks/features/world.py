@@ -155,7 +155,7 @@ def compare_worlds(store: FeatureStore, question: Question, known: Mapping[str, 
             stage_answer(store, question, stage_spine(store, question), published)
         return try_world(store, question, published, known, cut)
     finally:
-        forget(store, published)
+        forget(store, question, published)
 
 
 def _compare(store: FeatureStore, question: Question, spine: Sequence[str], published: str, cut: datetime) -> Trial:
