@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEATURE_ROWS', 'INCREMENTS', 'Since', 'Done', 'Partition', 'Range', 'STATISTICS', 'Increment', 'stage_view',
-           'increments_of', 'held_version', 'reached', 'materialize']
+           'increments_of', 'held_version', 'reached', 'check_instant', 'materialize']
 
 # %% ../../nbs/library/features/05_materialize.ipynb #8998ed7c
 import time
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import duckdb
 
@@ -54,7 +54,10 @@ def _source(store: FeatureStore, view: FeatureView) -> str:
         return str(view.query)
     frames = [store.wh.table(one if isinstance(one, str) else one.table).df() for one in view.reads]
     rows = view.transform(*frames)
-    store.wh._connection.register("transformed_rows", rows)
+    try:
+        store.wh._connection.register("transformed_rows", rows)
+    except duckdb.InvalidInputException as error:
+        raise BadData(view.table, f"Its function gave a {type(rows).__name__}.", "Let it give a frame: of pandas, of polars, or an Arrow table.") from error
     return "FROM transformed_rows"
 
 
@@ -108,7 +111,10 @@ def _stage(store: FeatureStore, view: FeatureView, query: str, since: datetime |
     condition = f"WHERE {identifier(view.timestamp)} IS NULL OR ({_within(view, since, until)})"
     order = ", ".join(map(identifier, view.keys))
     run = store.wh._connection.execute
-    run(f"CREATE OR REPLACE TEMP TABLE {FEATURE_ROWS} AS SELECT * FROM ({_instants(view, types, query)}) {condition} ORDER BY {order}")
+    try:
+        run(f"CREATE OR REPLACE TEMP TABLE {FEATURE_ROWS} AS SELECT * FROM ({_instants(view, types, query)}) {condition} ORDER BY {order}")
+    except duckdb.DataError as error:
+        raise BadData(view.table, f"{str(error).splitlines()[0].rstrip('.')}.", "Correct the query, or what it reads; the table was not changed.") from error
     if not _ties(store, order):
         return
     run(f"CREATE OR REPLACE TEMP TABLE {FEATURE_ROWS} AS SELECT DISTINCT * FROM {FEATURE_ROWS} ORDER BY {order}")
@@ -181,15 +187,21 @@ def _range(store: FeatureStore, view: FeatureView, since: Since, until: datetime
     if since == "last":
         start = reached(done) - view.late if held == view.version else None
     elif held == view.version:
-        start = since
+        start = check_instant(view, since)
     else:
         found = f"The table holds version {held}, and this is {view.version}." if held else "Nothing of it was computed before."
         raise BadIncrement(view.name, found, "Compute all of it first, without `since`.")
-    if start is not None and start.tzinfo is None:
-        raise BadIncrement(view.name, f"`{start}` names no time zone.", "Give an instant: `datetime(2013, 7, 1, tzinfo=timezone.utc)`.")
     if start is not None and start >= until:
         raise BadIncrement(view.name, f"It would begin at {start} and end at {until}.", "Give a range that is not empty; where the clock was put back, give `until`.")
     return start
+
+
+def check_instant(view: FeatureView, given: Any) -> datetime:
+    """An instant that was given about a view. Raises `BadIncrement` for what is none."""
+    if getattr(given, "tzinfo", None) is not None:
+        return cast(datetime, given)
+    found = f"`{given}` names no time zone." if hasattr(given, "tzinfo") else f"{given!r} is a {type(given).__name__}."
+    raise BadIncrement(view.name, found, "Give an instant: `datetime(2013, 7, 1, tzinfo=timezone.utc)`.")
 
 # %% ../../nbs/library/features/05_materialize.ipynb #ac9b2519
 def _check_said(store: FeatureStore, view: FeatureView) -> None:
@@ -275,6 +287,8 @@ def materialize(
         raise BadView(view.name, f"There is a table `{view.table}` already, which the store did not compute.", "Give the view another name, or drop the table.")
     end = _end(store, view, until)
     start = _range(store, view, since, end)
+    if partition not in (None, *get_args(Partition)):
+        raise BadIncrement(view.name, f"There is no partition {partition!r}.", f"Give one of {', '.join(map(repr, get_args(Partition)))}.")
     if partition is None:
         return _compute(store, view, (start, end), until is None)
     parts = _parts(store, view, _left(store, view, start, until), end, partition)
@@ -310,8 +324,7 @@ def _end(store: FeatureStore, view: FeatureView, until: datetime | None) -> date
     known = _computed_to(store, view)
     if until is None:
         return min(filter(None, (known, datetime.now(timezone.utc))))
-    if until.tzinfo is None:
-        raise BadIncrement(view.name, f"`{until}` names no time zone.", "Give an instant: `datetime(2013, 7, 1, tzinfo=timezone.utc)`.")
+    until = check_instant(view, until)
     if known is not None and until > known:
         raise BadIncrement(view.name, f"It would end at {until}, and what it reads of other views at {known}.", f"Materialise {', '.join(one.name for one in view.inputs)} first.")
     return until

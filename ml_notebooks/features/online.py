@@ -15,6 +15,7 @@ from datetime import datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..data.catalog import as_names
 from ..errors import BadOnDemand, BadTime, MissingEntity, NotPushed, UnknownFeature
 from .on_demand import OnDemand, compute, plain_value
 from .online_rows import Layout, instant_of, microseconds
@@ -249,7 +250,7 @@ def _check_on_demand(made: TrainingSet, on_demand: Sequence[OnDemand]) -> None:
 # %% ../../nbs/library/features/18_online.ipynb #3e0389ed
 def online_reader(
     online: OnlineStore,
-    features: Sequence[str] | TrainingSet,  # `view` or `view:feature`; or what a model was trained on
+    features: str | Sequence[str] | TrainingSet,  # `view` or `view:feature`; or what a model was trained on
     versions: Mapping[str, str] | None = None,  # view -> version; default that of the training set, else the last pushed
     log: RequestLog | None = None,  # to which every read is appended
     on_demand: Sequence[OnDemand] = (),  # computed from what is read and what the request holds, in this order
@@ -261,7 +262,7 @@ def online_reader(
     held = held_online(online)
     layouts: dict[str, Layout] = {}
     wanted: dict[str, list[str]] = {}
-    for one in features:
+    for one in as_names(features):
         view, _, feature = one.partition(":")
         layout = layouts[view] = layouts.get(view) or _layout(held, view, (versions or {}).get(view, ""))
         known = [*layout.features, *(["age"] if layout.age else [])]
@@ -274,7 +275,7 @@ def online_reader(
 def _layout(held: list[Held], view: str, version: str) -> Layout:
     """The layout of a version that is online; of the last pushed, where none is named."""
     names = {one.layout.view for one in held}
-    if names and view not in names:
+    if names and view not in names and not version:
         raise UnknownFeature(view, names)
     there = [one for one in held if one.layout.view == view]
     complete = [one.layout for one in there if one.pushed_at and version in ("", one.layout.version)]
@@ -288,7 +289,7 @@ def _layout(held: list[Held], view: str, version: str) -> Layout:
 def online_features(
     online: OnlineStore,
     entities: Mapping[str, Any] | Entities,  # one, or several: dicts, or values in the order of the views' keys
-    features: Sequence[str],  # `view` or `view:feature`
+    features: str | Sequence[str],  # `view` or `view:feature`
     at: datetime | None = None,  # default now
 ) -> Found:
     """The features of some entities at an instant; who asks often makes an `online_reader` once, and reads by that.

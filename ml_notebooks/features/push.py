@@ -14,8 +14,8 @@ from datetime import datetime, timezone
 
 from ..data.catalog import identifier, quote
 from ..data.warehouse import Warehouse
-from ..errors import BadIncrement, NotPushed, StaleFeatures
-from .materialize import increments_of, reached
+from ..errors import NotPushed, StaleFeatures
+from .materialize import check_instant, increments_of, reached
 from .online_rows import Layout, layout_of, microseconds
 from .online_store import OnlineStore
 from .store import FeatureStore
@@ -126,8 +126,8 @@ def push(
     view = store.view(view) if isinstance(view, str) else view
     store.register(view)
     began, at = time.monotonic(), at or datetime.now(timezone.utc)
-    if naive := next((one for one in (since, at) if one and one.tzinfo is None), None):
-        raise BadIncrement(view.name, f"`{naive}` names no time zone.", "Give an instant: `datetime(2013, 7, 1, tzinfo=timezone.utc)`.")
+    for instant in filter(None, (since, at)):
+        check_instant(view, instant)
     with store.wh.at(store.wh.version(view.table)) as wh:
         until = min(_computed_until(FeatureStore(wh), view), at)
         layout = layout_of(wh, view)

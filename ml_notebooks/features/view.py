@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from types import CodeType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ..data.catalog import check_table_name, is_table_name
@@ -94,6 +94,11 @@ def _check(view: FeatureView) -> None:
         raise BadView(view.name, f"It has {'both' if view.query else 'neither'} a `query` and a `transform`.", "Give one of them.")
     if view.transform and not view.reads:
         raise BadView(view.name, "Nothing says which tables its `transform` is called with.", "Name them: `reads=('clean.orders',)`.")
+    for name in ("ttl", "late"):
+        if not isinstance(getattr(view, name), timedelta):
+            raise BadView(view.name, f"Its `{name}` is {getattr(view, name)!r}.", f"Give a length of time: `{name}=timedelta(hours=6)`.")
+    if view.ties not in get_args(Ties):
+        raise BadView(view.name, f"Its `ties` is {view.ties!r}.", f"Give one of {', '.join(map(repr, get_args(Ties)))}.")
     if view.ttl <= timedelta(0) or view.late < timedelta(0):
         raise BadView(view.name, f"Its `ttl` is {view.ttl} and its `late` {view.late}.", "A `ttl` is longer than nothing, `late` not shorter.")
     if len({*view.keys}) < len(view.keys):
