@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from html import escape
 from numbers import Real
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -197,7 +198,7 @@ class AnonymityReport:
 
     def _repr_html_(self) -> str:
         said = "; ".join(f"{column}: {what}" for column, what in self.plan.items())
-        return f"<p><b>{self!r}</b><br>{said}</p>" + self.to_frame().to_html(index=False, border=0)
+        return f"<p><b>{self!r}</b><br>{escape(said)}</p>" + self.to_frame().to_html(index=False, border=0)
 
 # %% ../../nbs/library/data/38_anonymise.ipynb #63386e2f
 def _select(columns: Iterable[str], plan: Mapping[str, Rule], table: str, quasi: list[str], suppress: int, person: str) -> str:

@@ -17,11 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from fnmatch import fnmatch
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .lock import exclusive
-from ..errors import AuditNotWritten, BrokenAudit, MissingKey, WarehouseLocked
+from ..errors import AuditNotWritten, BrokenAudit, MissingKey, WarehouseLocked, counted
 from ..logs import current_run, current_user
 from ..workspace import Workspace
 
@@ -135,11 +136,11 @@ class Audit:
         return pd.DataFrame(self.entries).reindex(columns=["number", "time", "user", "run", "step", "action", "tables", "snapshot", "keyed"])
 
     def __repr__(self) -> str:
-        state = f"{len(self.problems)} problems" if self.problems else "the chain holds"
-        return f"Audit({len(self.entries)} entries, {state})"
+        state = counted(len(self.problems), "problem") if self.problems else "the chain holds"
+        return f"Audit({counted(len(self.entries), 'entry', 'entries')}, {state})"
 
     def _repr_html_(self) -> str:
-        return f"<p><b>{self!r}</b> {' '.join(self.problems)}</p>" + self.to_frame().tail(20).to_html(index=False, border=0)
+        return f"<p><b>{self!r}</b> {escape(' '.join(self.problems))}</p>" + self.to_frame().tail(20).to_html(index=False, border=0)
 
 # %% ../../nbs/library/data/07_audit.ipynb #43a80d49
 def _lines(workspace: Workspace) -> list[bytes]:

@@ -161,7 +161,8 @@ def _picture(before: ColumnProfile | None, after: ColumnProfile | None) -> str:
         return overlay(bins[0], bins[1])
     shares = [_shares(c) if c else {} for c in (before, after)]
     values = sorted({*shares[0], *shares[1]}, key=lambda value: -max(share.get(value, 0) for share in shares))
-    return "".join(_pair(value, *(share.get(value, 0.0) for share in shares)) for value in values[:4]) + (small(f"and {len(values) - 4} more") if values[4:] else "")
+    rest = max(len(values), *(c.distinct for c in (before, after) if c)) - 4
+    return "".join(_pair(value, *(share.get(value, 0.0) for share in shares)) for value in values[:4]) + (small(f"and {rest:,} more") if rest > 0 else "")
 
 
 def _pair(value: str, before: float, after: float) -> str:

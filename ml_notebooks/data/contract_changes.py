@@ -18,7 +18,7 @@ from .contract_terms import CONTRACTS, Promise, content_version, keep_terms, pro
 from .contracts import Contract
 from .inspection import table_names
 from .warehouse import Warehouse
-from ..errors import UnknownContract
+from ..errors import UnknownContract, counted
 from ..logs import current_run
 
 # %% ../../nbs/library/data/35_contract_changes.ipynb #a2ef2b18
@@ -70,7 +70,7 @@ class ContractDiff:
 
     def __repr__(self) -> str:
         kinds = "; it breaks readers" if self.breaks_readers else "; no reader breaks"
-        return f"ContractDiff({self.table}, {self.old} to {self.new}: {len(self.changes)} changes{kinds if len(self.changes) else ''})"
+        return f"ContractDiff({self.table}, {self.old} to {self.new}: {counted(len(self.changes), 'change')}{kinds if len(self.changes) else ''})"
 
     def _repr_html_(self) -> str:
         return f"<p><b>{self!r}</b></p>" + self.to_frame().to_html(index=False, border=0)

@@ -19,7 +19,14 @@ from .contract_rules import Finding, Rule, Severity
 from .contract_terms import Promise, content_version, promises
 from .inspection import table_names
 from .warehouse import Warehouse
-from ..errors import BadQuery, ContractBroken, ReadOnlyWarehouse, UnknownCheck, UnknownTable
+from ml_notebooks.errors import (
+    BadQuery,
+    ContractBroken,
+    ReadOnlyWarehouse,
+    UnknownCheck,
+    UnknownTable,
+    counted,
+)
 from ..lineage import is_told, tell_contract
 from ..logs import current_run
 
@@ -86,14 +93,14 @@ class ContractResult:
 
     def __repr__(self) -> str:
         held, warned = int(self.checks["ok"].sum()), f", {self.warnings} of the others only warn" if self.warnings else ""
-        return f"ContractResult({self.table}: {held} of {len(self.checks)} checks hold on {self.rows} rows{warned})"
+        return f"ContractResult({self.table}: {held} of {len(self.checks)} checks hold on {self.rows:,} rows{warned})"
 
     def _repr_html_(self) -> str:
         states = {(True, "error"): "holds", (True, "warn"): "holds", (False, "warn"): "warning", (False, "error"): "broken"}
         frame = self.to_frame()
         state = [states[ok, severity] for ok, severity in zip(frame["ok"], frame["severity"], strict=True)]
-        shown = frame.assign(share=frame["share"].map("{:.2%}".format), ok=state).drop(columns="severity")
-        kept = f" {self.kept} failing rows are kept in <code>ops.contract_failures</code>." if self.kept else ""
+        shown = frame.assign(failing=frame["failing"].map("{:,}".format), share=frame["share"].map("{:.2%}".format), ok=state).drop(columns="severity")
+        kept = f" {counted(self.kept, 'failing row')} {'is' if self.kept == 1 else 'are'} kept in <code>ops.contract_failures</code>." if self.kept else ""
         return f"<p><b>{self!r}</b>{kept}</p>" + shown.to_html(index=False, border=0)
 
 # %% ../../nbs/library/data/33_contracts.ipynb #081b39e8

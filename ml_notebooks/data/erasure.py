@@ -35,7 +35,7 @@ from ml_notebooks.data.subjects import (
 )
 from .traces import Trace, find_traces, parquet_rows
 from .warehouse import Warehouse
-from ..errors import BadData, NotErased, ReadOnlyWarehouse, WarehouseUnavailable
+from ..errors import BadData, NotErased, ReadOnlyWarehouse, WarehouseUnavailable, counted
 from ..lineage import check_write
 from ..logs import current_user
 
@@ -70,9 +70,9 @@ class Erasure:
         return self
 
     def __repr__(self) -> str:
-        where = f"{sum(self.rows.values())} rows of {len(self.rows)} tables, {len(self.snapshots)} snapshots, {self.files} files"
-        unsure = f", {sum(self.unsure.values())} lines that may be hers left" if self.unsure else ""
-        return f"Erasure({where}; of the key in {self.searched} places and of {self.texts} texts, {len(self.traces)} traces left{unsure})"
+        where = f"{counted(sum(self.rows.values()), 'row')} of {counted(len(self.rows), 'table')}, {counted(len(self.snapshots), 'snapshot')}, {counted(self.files, 'file')}"
+        unsure = f", {counted(sum(self.unsure.values()), 'line')} that may be hers left" if self.unsure else ""
+        return f"Erasure({where}; of the key in {counted(self.searched, 'place')} and of {counted(self.texts, 'text')}, {counted(len(self.traces), 'trace')} left{unsure})"
 
     def _repr_html_(self) -> str:
         return f"<p><b>{self!r}</b></p>" + (self.to_frame().to_html(index=False, border=0) if self.traces else "")

@@ -26,7 +26,7 @@ from .progress import progress
 from .readers.delimited import plausible
 from .sources import FileSource, Loading, Since, Source, find_source, known_as
 from .warehouse import Warehouse
-from ..errors import BadIngest, BadSource, ReadOnlyWarehouse, TooManyRejects, masked
+from ..errors import BadIngest, BadSource, ReadOnlyWarehouse, TooManyRejects, counted, masked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,9 +59,10 @@ class Ingested:
         return pd.DataFrame({"value": {name: f"{value:,.2f}" if name == "seconds" else f"{value:,}" if isinstance(value, int) else "; ".join(value) if isinstance(value, tuple) else value for name, value in shown.items()}})
 
     def __repr__(self) -> str:
-        figures = [("inserted", self.inserted), ("updated", self.updated), ("deleted", self.deleted), ("rejected", self.rejected), ("files skipped", self.skipped)]
-        done = ", ".join(f"{count:,} {name}" for name, count in figures if count or name == "inserted")
-        return f"Ingested({self.table}: {self.mode}, {self.read:,} rows read, {done})"
+        figures = [("inserted", self.inserted), ("updated", self.updated), ("deleted", self.deleted), ("rejected", self.rejected)]
+        done = [f"{count:,} {name}" for name, count in figures if count or name == "inserted"]
+        done += [f"{counted(self.skipped, 'file')} skipped"] if self.skipped else []
+        return f"Ingested({self.table}: {self.mode}, {counted(self.read, 'row')} read, {', '.join(done)})"
 
     def _repr_html_(self) -> str:
         return f"<p><b>{self!r}</b></p>" + self.to_frame().to_html(border=0, header=False)

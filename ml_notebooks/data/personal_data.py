@@ -23,6 +23,7 @@ from ml_notebooks.data.recognisers import (
     snake_case,
 )
 from .warehouse import Warehouse
+from ..errors import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +63,7 @@ class PersonalData:
         return pd.DataFrame(rows, columns=list(Finding.__dataclass_fields__))
 
     def __repr__(self) -> str:
-        return f"PersonalData({self.table}: {len(self.columns)} columns; {self.sampled:,} of {self.rows:,} rows looked at)"
+        return f"PersonalData({self.table}: {counted(len(self.columns), 'column')}; {self.sampled:,} of {self.rows:,} rows looked at)"
 
     def _repr_html_(self) -> str:
         shown = self.to_frame().assign(confidence=lambda f: f["confidence"].map("{:.2f}".format), share=lambda f: f["share"].map("{:.1%}".format))

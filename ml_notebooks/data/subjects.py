@@ -21,7 +21,7 @@ from .catalog import identifier, quote
 from .contracts import FAILURES
 from .traces import Trace, find_traces, is_plain
 from .warehouse import Warehouse
-from ..errors import BadSubject, UnknownColumn, UnknownSubject, UnknownTable
+from ..errors import BadSubject, UnknownColumn, UnknownSubject, UnknownTable, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,8 +196,8 @@ class SubjectData:
 
     def __repr__(self) -> str:
         rows = sum(map(len, self.tables.values()))
-        unsure = f", {sum(self.unsure.values())} lines that may be hers" if self.unsure else ""
-        return f"SubjectData({rows} rows in {len(self.tables)} tables, {len(self.history)} snapshots, {len(self.traces)} traces elsewhere{unsure})"
+        unsure = f", {counted(sum(self.unsure.values()), 'line')} that may be hers" if self.unsure else ""
+        return f"SubjectData({counted(rows, 'row')} in {counted(len(self.tables), 'table')}, {counted(len(self.history), 'snapshot')}, {counted(len(self.traces), 'trace')} elsewhere{unsure})"
 
     def _repr_html_(self) -> str:
         return f"<p><b>{self!r}</b></p>" + self.to_frame().to_html(index=False, border=0)

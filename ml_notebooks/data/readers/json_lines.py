@@ -52,7 +52,7 @@ def as_lines(intake: Intake, file: LocalFile, loading: Loading) -> Path:
     try:
         intake.execute(f"COPY ({rows}) TO {quote(target)} (FORMAT csv, HEADER false, QUOTE '', ESCAPE '', DELIMITER '\x1f')")
     except duckdb.Error as error:
-        raise BadSource(file.name, str(error).splitlines()[0][:300], "Nothing was written: a list of objects is read whole or not at all.") from error
+        raise BadSource(file.name, f"{str(error).splitlines()[0][:300].rstrip('. ')}.", "Nothing was written: a list of objects is read whole or not at all.") from error
     return target
 
 
