@@ -78,7 +78,7 @@ def nearest_or_all(
     nothing: str,  # what to say when that is nothing
 ) -> str:  # a sentence
     """A question that offers the nearest name, or all names when none is near."""
-    known = sorted(known)
+    known = sorted(set(known))
     among = f"There {f'are {len(known)}' if known[1:] else 'is one'}: {', '.join(f'`{one}`' for one in known)}."
     return did_you_mean(name, known) or (among if known else nothing)
 
