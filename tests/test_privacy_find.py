@@ -1,5 +1,6 @@
 """Personal data is found in labelled tables of made-up people, and nothing in tables about flights."""
 
+import pandas as pd
 import pytest
 from support.people import HELD_OUT, TUNED_ON, labelled_table
 from support.workspaces import make_workspace
@@ -110,3 +111,9 @@ def test_a_reader_may_look(wh):
     wh.publish("raw.mine", "SELECT 'p' || range || '@mail.example' AS mail FROM range(9)")
     with open_warehouse(wh.workspace, read_only=True) as reader:
         assert find_personal_data(reader, "raw.mine").columns == ["mail"]
+
+
+def test_columns_may_be_called_anything(wh):
+    mails = [f"p{number}@mail.example" for number in range(9)]
+    wh.publish("raw.odd", pd.DataFrame({"value": mails, "name": [f"{number}" for number in range(9)], "a\"b'c": mails, "Mixed Case": mails, "nothing": [None] * 9}))
+    assert find_personal_data(wh, "raw.odd").columns == ["value", "a\"b'c", "Mixed Case"]

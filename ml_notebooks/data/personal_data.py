@@ -106,11 +106,18 @@ def _holds(recogniser: Recogniser, column: str) -> str:
 
 
 def _count(wh: Warehouse, asked: list[tuple[str, str]]) -> list[int]:
-    """For every (column, condition), the values of the sample that meet it; a condition that is empty counts all."""
+    """For every (column, condition on `value`), the values of the sample that meet it; a condition that is empty counts all."""
     if not asked:
         return []
-    counts = [f"count({identifier(column)}) FILTER ({condition or 'true'})" for column, condition in asked]
-    return list(wh._connection.execute(f"SELECT {', '.join(counts)} FROM temp.main.sampled").fetchall()[0])
+    columns: dict[str, list[str]] = {}  # of each condition
+    for column, condition in asked:
+        columns.setdefault(condition, []).append(column)
+    names = ", ".join(map(identifier, dict.fromkeys(column for column, _ in asked)))
+    counts = [f"count(*) FILTER (name IN ({', '.join(map(quote, among))}) AND ({condition or 'true'}))" for condition, among in columns.items()]
+    values = f"FROM (SELECT {names} FROM temp.main.sampled) UNPIVOT (value FOR name IN ({names}))"
+    rows = wh._connection.execute(f"SELECT name, {', '.join(counts)} FROM ({values}) GROUP BY name").fetchall()
+    found = {(name, condition): count for name, *all_of in rows for condition, count in zip(columns, all_of, strict=True)}
+    return [found.get(pair, 0) for pair in asked]
 
 # %% ../../nbs/library/data/37_personal_data.ipynb #b37066e5
 def _candidates(wh: Warehouse, recogniser: Recogniser, column: str, condition: str, limit: int = 400) -> list[str]:
@@ -164,8 +171,8 @@ def _texts(wh: Warehouse, columns: list[str]) -> list[Finding]:
     """Findings among the columns that are looked at as text."""
     pairs = [(column, recogniser) for column, kinds in _wanted(wh, columns).items() for recogniser in kinds]
     filled = dict(zip(columns, _count(wh, [(column, "") for column in columns]), strict=True))
-    hits = _count(wh, [(column, _holds(recogniser, column)) for column, recogniser in pairs])
-    loosely = [(column, f"regexp_matches({identifier(column)}, {quote(r.loose)})" if r.loose and r.named(column) else "false") for column, r in pairs]
+    hits = _count(wh, [(column, _holds(recogniser, "value")) for column, recogniser in pairs])
+    loosely = [(column, f"regexp_matches(value, {quote(r.loose)})" if r.loose and r.named(column) else "false") for column, r in pairs]
     findings = []
     for (column, recogniser), hit, loose in zip(pairs, hits, _count(wh, loosely), strict=True):
         if not (hit or loose):
@@ -187,12 +194,9 @@ def _best(findings: list[Finding]) -> list[Finding]:
 # %% ../../nbs/library/data/37_personal_data.ipynb #c021f98a
 def _positions(wh: Warehouse, columns: list[str], decimals: set[str]) -> list[Finding]:
     """Geolocations among the columns, in their order."""
-    asked = []
-    for column in columns:
-        number = f"try_cast({identifier(column)} AS DOUBLE)"
-        fine = f"regexp_matches({identifier(column)}, '^-?\\d{{1,3}}\\.\\d{{4,8}}$')"
-        asked += [(column, condition) for condition in ("", f"abs({number}) <= 90", f"abs({number}) <= 180", fine, f"abs({number}) > 10", f"regexp_matches({identifier(column)}, {quote(COORDINATES.pattern)})")]
-    counts = _count(wh, asked)
+    number, fine = "try_cast(value AS DOUBLE)", r"regexp_matches(value, '^-?\d{1,3}\.\d{4,8}$')"
+    conditions = ("", f"abs({number}) <= 90", f"abs({number}) <= 180", fine, f"abs({number}) > 10", f"regexp_matches(value, {quote(COORDINATES.pattern)})")
+    counts = _count(wh, [(column, condition) for column in columns for condition in conditions])
     about = {column: [count / max(counts[6 * place], 1) for count in counts[6 * place : 6 * place + 6]] for place, column in enumerate(columns)}
     found: dict[str, float] = {}
     for place, column in enumerate(columns):
@@ -225,7 +229,7 @@ def _births(wh: Warehouse, columns: list[str]) -> list[Finding]:
     """Birth dates among columns of dates and texts."""
     findings = []
     form = quote(BIRTH_DATE.pattern)
-    filled = _count(wh, [(column, condition) for column in columns for condition in ("", f"regexp_matches({identifier(column)}, {form})")])
+    filled = _count(wh, [(column, condition) for column in columns for condition in ("", f"regexp_matches(value, {form})")])
     for column in (column for column, all_of, dated in zip(columns, filled[::2], filled[1::2], strict=True) if dated > 0.8 * all_of):
         spread, middle, youngest, dates, values = wh._connection.execute(_AGES.format(name=identifier(column))).fetchall()[0]
         told = BIRTH_DATE.named(column)
