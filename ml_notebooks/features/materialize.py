@@ -57,7 +57,7 @@ def _source(store: FeatureStore, view: FeatureView) -> str:
     try:
         store.wh._connection.register("transformed_rows", rows)
     except duckdb.InvalidInputException as error:
-        raise BadData(view.table, f"Its function gave a {type(rows).__name__}.", "Let it give a frame: of pandas, of polars, or an Arrow table.") from error
+        raise BadData(view.table, f"Its function gave what is of type {type(rows).__name__}.", "Let it give a frame: of pandas, of polars, or an Arrow table.") from error
     return "FROM transformed_rows"
 
 
