@@ -3,6 +3,7 @@
 import json
 import sys
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -127,7 +128,7 @@ def test_on_demand_features_are_computed_again_from_what_the_request_gave(store,
     keep_on_demand(store, rush, late)
     online, log = EmbeddedStore(tmp_path / "online"), RequestLog(tmp_path / "log")
     push(store, view, online)
-    given = {"departs": NOON.astimezone(ZoneInfo("America/New_York")), "asked": np.datetime64("2013-07-01T11:30:00"), "limit": 25}
+    given = {"departs": NOON.astimezone(ZoneInfo("America/New_York")), "asked": np.datetime64("2013-07-01T11:30:00"), "limit": Decimal("25.0")}
     asked = [{"origin": "EWR", **given}, {"origin": "JFK", **given}, {"origin": "EWR", **given, "departs": None}]
     online_reader(online, ["facts"], log=log, on_demand=[rush, late]).read(asked, at=NOON)
     (request,) = logged_requests(log.folder)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -78,13 +79,13 @@ def _array(one: OnDemand, column: str, values: Any) -> np.ndarray:
 
 
 def _value(one: OnDemand, column: str, kind: type, value: Any) -> Any:
-    if value is None or value != value or type(value).__name__ in ("NAType", "NaTType"):
+    if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:
         return _MISSING[kind]
     if kind is datetime and isinstance(value, datetime):
         if value.tzinfo is None:
             raise NaiveTime(f"what `{one.name}` is computed from", column, "datetime")
         return np.datetime64(value.astimezone(timezone.utc).replace(tzinfo=None), "us")
-    if isinstance(value, str if kind is str else (int, float, np.number, np.bool_) if kind is float else np.datetime64):
+    if isinstance(value, str if kind is str else (int, float, Decimal, np.number, np.bool_) if kind is float else np.datetime64):
         return value
     raise BadOnDemand(one.name, f"`{column}` holds {value!r}, a {type(value).__name__}.", f"Give {_WORDS[kind]}, or None where it is missing.")
 

@@ -242,8 +242,10 @@ def _on_demand_differences(one: OnDemand, asked: Sequence[_Asked]) -> Iterator[D
 
 
 def _as_given(kind: type, value: Any) -> Any:
-    """A value as a request had it: a log has texts for instants."""
-    if kind is not datetime or not isinstance(value, str):
+    """A value as a request had it: a log has texts for instants and for decimals."""
+    if kind is str or not isinstance(value, str):
         return value
+    if kind is float:
+        return float(value)
     instant = datetime.fromisoformat(value)
     return instant if instant.tzinfo else instant.replace(tzinfo=timezone.utc)
