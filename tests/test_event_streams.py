@@ -184,12 +184,12 @@ def test_two_programs_that_fold_at_once_lose_nothing(wh, folder, redis_at, where
         address, password = redis_at
         (folder / "settings.ini").write_text(f"[workspace]\nname = two\n[online]\nstore = {address}\n")
         (folder / ".env").write_text(f"MLNB_ONLINE__PASSWORD={password}\n")
-    online, numbers = open_online(find_workspace(folder)), range(60)
+    online, numbers = open_online(find_workspace(folder)), range(36)
     push(FeatureStore(wh), DELAYS.view, online)
     with start(fold_in_turn, folder, numbers[::2]) as other:
         assert other.hear() == "ready"
         other.tell("go")
-        for first in range(0, 30, 3):
+        for first in range(0, 18, 3):
             ingest_events(wh, online, DELAYS, landings(numbers[1::2][first : first + 3]))
         assert other.hear() == "done"
     check_online(wh, online, landings(numbers))
