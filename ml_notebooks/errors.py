@@ -451,7 +451,7 @@ class ContractBroken(MLNotebooksError, ValueError):
         super().__init__(
             f"`{table}` breaks its contract.",
             f"Failed: {'; '.join(failed)}.",
-            "Look at the rows with `ContractResult.to_frame()`, then mend the source or the contract.",
+            "`ContractResult.to_frame()` shows every check, `ops.contract_failures` rows that break them: mend the source or the contract.",
         )
 
 
