@@ -1688,6 +1688,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'ml_notebooks/data/warehouse.py'),
                                              'ml_notebooks.data.warehouse._at_once': ( 'library/data/warehouse.html#_at_once',
                                                                                        'ml_notebooks/data/warehouse.py'),
+                                             'ml_notebooks.data.warehouse._check_columns': ( 'library/data/warehouse.html#_check_columns',
+                                                                                             'ml_notebooks/data/warehouse.py'),
                                              'ml_notebooks.data.warehouse._check_process': ( 'library/data/warehouse.html#_check_process',
                                                                                              'ml_notebooks/data/warehouse.py'),
                                              'ml_notebooks.data.warehouse._commit': ( 'library/data/warehouse.html#_commit',

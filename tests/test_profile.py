@@ -26,7 +26,7 @@ def wh(tmp_path_factory):
         wh.publish(
             "raw.kinds",
             """SELECT range AS id, range % 7 AS day, if(range % 10 = 0, NULL, range % 5) AS gaps, range / 8 AS real, (range / 4)::DECIMAL(18, 2) AS price,
-                range::HUGEINT * 1e20::HUGEINT AS huge, 'c' || range % 3 AS letter, range % 2 = 0 AS even, DATE '2013-01-01' + (range % 365)::INTEGER AS born,
+                range::HUGEINT * 147573952589676412928::HUGEINT AS huge, 'c' || range % 3 AS letter, range % 2 = 0 AS even, DATE '2013-01-01' + (range % 365)::INTEGER AS born,
                 TIMESTAMPTZ '2013-01-01' + to_hours(range) AS seen, TIME '05:00' + to_minutes(range % 60) AS clock, [range] AS listed, {'a': range} AS nested,
                 uuid() AS key, 'x'::BLOB AS raw_bytes, INTERVAL 1 DAY AS span, if(range % 2 = 0, 'a', 'b') AS chosen FROM range(1000)""",
         )

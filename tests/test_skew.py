@@ -26,7 +26,7 @@ VALUES = {
     "share": "i / 7",
     "single": "(i / 7)::FLOAT",
     "price": "(i / 7)::DECIMAL(9, 3)",
-    "large": "100000000000000000000000000000::HUGEINT - i",
+    "large": "(100000000000000000000000000000::HUGEINT - i)::DECIMAL(38, 0)",
     "flag": "i % 2 = 0",
     "name": "'Zürich \"' || i",
     "day": "DATE '2013-07-01' + i::INTEGER",

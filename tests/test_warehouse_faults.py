@@ -482,6 +482,17 @@ def test_a_column_whose_name_the_lake_keeps_for_itself_is_refused(wh):
     assert "raw.numbered" not in wh.names()
 
 
+@pytest.mark.parametrize("rows", ["SELECT 9007199254740993::HUGEINT AS total", "SELECT sum(9007199254740993) AS total", "SELECT [NULL, 9007199254740993::UHUGEINT] AS total"])
+def test_whole_numbers_that_a_file_would_round_are_refused(wh, rows):
+    table = f"raw.totals_{len(rows)}"
+    with pytest.raises(BadData, match=r"`total` holds whole numbers .* they would lose digits"):
+        wh.publish(table, rows)
+    assert table not in wh
+    wh.publish(table, rows.replace("9007199254740993", "9007199254740992"))
+    with pytest.raises(BadData, match="they would lose digits"):
+        wh.append(table, rows)
+
+
 def test_a_write_of_nothing_is_no_error(wh):
     snapshot = wh.publish("raw.flights", "SELECT 7 AS flight")
     with open_warehouse(wh.workspace) as wh:

@@ -257,12 +257,25 @@ def _at_once(wh: Warehouse, table: str, query: str) -> Staged | None:
     return None
 
 
+def _check_columns(wh: Warehouse, table: str, staged: str) -> None:
+    """Nothing, when a lake keeps the columns of a staged table as they are. Raises `BadData`."""
+    types = {name: str(kind) for name, kind, *_ in wh._connection.execute(f"DESCRIBE {staged}").fetchall()}
+    if any(name.lower() == "rowid" for name in types):
+        raise BadData(table, "A column is called `rowid`, a name that DuckLake keeps for itself: it would lose rows.", "Give the column another name.")
+    huge = {name: kind for name, kind in types.items() if "HUGEINT" in kind}
+    kept = {name: f"{identifier(name)}::{re.sub('U?HUGEINT', 'DOUBLE', kind)}::{kind}" for name, kind in huge.items()}
+    lost = [f"count(*) FILTER ({identifier(name)} IS DISTINCT FROM {value})" for name, value in kept.items()]
+    counts = wh._connection.execute(f"SELECT {', '.join(lost)} FROM {staged}").fetchall()[0] if lost else ()
+    if cut := [name for name, count in zip(huge, counts, strict=True) if count]:
+        found = f"`{cut[0]}` holds whole numbers of more than 15 digits as {huge[cut[0]]}, which a Parquet file keeps as floating point numbers: they would lose digits."
+        raise BadData(table, found, "Cast the column to BIGINT, DECIMAL(38, 0) or VARCHAR.")
+
+
 def _stage(wh: Warehouse, table: str, data: Data) -> str:
     rows = _at_once(wh, table, data) or _query(wh, data, None) if isinstance(data, str) else data
     try:
         staged = stage(wh._connection, table, rows, own=isinstance(data, str))
-        if any(row[0].lower() == "rowid" for row in wh._connection.execute(f"DESCRIBE {staged}").fetchall()):
-            raise BadData(table, "A column is called `rowid`, a name that DuckLake keeps for itself: it would lose rows.", "Give the column another name.")
+        _check_columns(wh, table, staged)
         return staged
     except MLNotebooksError:
         raise

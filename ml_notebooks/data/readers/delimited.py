@@ -227,7 +227,7 @@ def read(intake: Intake, file: LocalFile, loading: Loading) -> None:
 
 # %% ../../../nbs/library/data/readers/01_delimited.ipynb #a2b9d91c
 _LOSSES = {
-    "more digits than a DOUBLE keeps": "say with `types` what the column is, such as HUGEINT or VARCHAR.",
+    "more digits than a DOUBLE keeps": "say with `types` what the column is, such as BIGINT, DECIMAL(38, 0) or VARCHAR.",
     "which its column of whole numbers would round": "mend the file, or let the column be DOUBLE, with `types` or `on_change='widen'`.",
     "more than the type that `types` says keeps": "say a type that holds it, such as TIMESTAMP instead of DATE.",
 }

@@ -183,7 +183,7 @@ def _check_digits(intake: Intake, file: LocalFile, kinds: dict[str, str]) -> Non
         lost = f"regexp_full_match({text}, '-?[0-9]{{8,38}}') AND TRY_CAST({text} AS HUGEINT) IS DISTINCT FROM TRY_CAST(TRY_CAST({text} AS {kind}) AS HUGEINT)"
         ((value,),) = intake.execute(f"SELECT min({text}) FILTER ({lost}) FROM temp.main.unsure_rows")
         if value is not None:
-            raise BadSource(file.name, f"It holds `{value}` in `{name}`, more digits than a {kind} keeps.", "Nothing was written: say with `types` what the column is, such as HUGEINT or VARCHAR.")
+            raise BadSource(file.name, f"It holds `{value}` in `{name}`, more digits than a {kind} keeps.", "Nothing was written: say with `types` what the column is, such as BIGINT, DECIMAL(38, 0) or VARCHAR.")
 
 # %% ../../../nbs/library/data/readers/02_json_lines.ipynb #6d9a175d
 def _count(path: Path, loading: Loading) -> tuple[int, bool]:  # lines that hold something; whether none is too long
