@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..data.inspection import has_table
 from ..errors import UnknownFeature
 from .materialize import INCREMENTS, STATISTICS
 from .on_demand import ON_DEMAND
-from .store import VIEWS, FeatureStore, has_table
+from .store import VIEWS, FeatureStore
 from .training_set import TRAINING_SETS
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 # %% ../../nbs/library/features/36_catalogue.ipynb #53959987
 def _lines(store: FeatureStore, book: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
     """The lines of a book in the order of writing; None for a column that an older book lacks."""
-    if not has_table(store.wh, book):
+    if not has_table(store.wh._connection, book):
         return []
     held = store.wh.sql(f"FROM {book}").columns
     return store.wh.sql(f"SELECT {', '.join(name if name in held else 'NULL' for name in columns)} FROM {book} ORDER BY rowid").fetchall()
@@ -161,7 +162,7 @@ def catalogue(
 
 def _entry(store: FeatureStore, kept: Sequence[Version], done: Mapping[str, tuple[str, datetime]], features: Mapping[str, Mapping[str, None]]) -> Entry:
     newest = kept[-1]
-    if newest.kind == "on demand" or newest.name not in done or not has_table(store.wh, f"features.{newest.name}"):
+    if newest.kind == "on demand" or newest.name not in done or not has_table(store.wh._connection, f"features.{newest.name}"):
         return Entry(newest, len(kept), (newest.name,) if newest.kind == "on demand" else (), None, None)
     version, until = done[newest.name]
     used = next((one for one in kept if one.version == version), newest)

@@ -13,9 +13,10 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ..data.catalog import identifier
+from ..data.inspection import has_table
 from ..errors import NotCertified
 from .questions import JOINED, SPINE, Question
-from .store import FeatureStore, has_table, keep_lines
+from .store import FeatureStore, keep_lines
 from .world import Trial, check_known, tables_read, try_world
 from ..logs import current_run, current_user
 
@@ -146,7 +147,7 @@ def find_certificate(
 ) -> Certificate:
     """The newest certificate of just these rows. Raises `NotCertified`, also when it does not hold."""
     query = f"SELECT certificate FROM lake.{CERTIFICATES} WHERE training_set = ? AND digest = ? ORDER BY issued_at DESC LIMIT 1"
-    found = store.wh._connection.execute(query, [table, digest]).fetchall() if has_table(store.wh, CERTIFICATES) else []
+    found = store.wh._connection.execute(query, [table, digest]).fetchall() if has_table(store.wh._connection, CERTIFICATES) else []
     if not found:
         raise NotCertified(table, "None was issued for the rows that it has now.")
     paper = _read(json.loads(found[0][0]))

@@ -17,10 +17,11 @@ from typing import Any, Literal, cast, get_args
 import duckdb
 
 from ..data.catalog import identifier, quote
+from ..data.inspection import has_table
 from ..data.queries import what_is_read
 from ..data.staging import Staged
 from ..errors import BadData, BadIncrement, BadView, NaiveTime, StaleFeatures, did_you_mean
-from .store import VIEWS, FeatureStore, has_table, keep_lines
+from .store import VIEWS, FeatureStore, keep_lines
 from .view import FeatureView
 from ..logs import current_run
 
@@ -153,7 +154,7 @@ Done = tuple[str, datetime | None, datetime]  # of an increment: the view's vers
 
 def increments_of(store: FeatureStore, view: FeatureView) -> list[Done]:
     """The last computation of all rows of a view, and the increments since."""
-    if not (has_table(store.wh, INCREMENTS) and has_table(store.wh, view.table)):
+    if not (has_table(store.wh._connection, INCREMENTS) and has_table(store.wh._connection, view.table)):
         return []
     query = f"SELECT version, epoch_us(since), epoch_us(until) FROM lake.{INCREMENTS} WHERE view = ? ORDER BY rowid"
     lines = store.wh._connection.execute(query, [view.name]).fetchall()
@@ -208,7 +209,7 @@ def _check_said(store: FeatureStore, view: FeatureView) -> None:
     """Raises `BadView` for a view whose table is read, and which is not named."""
     read = what_is_read(store.wh._connection, view.query).tables if view.query else {one for one in view.reads if isinstance(one, str)}
     unsaid = read - {one.table for one in view.inputs}
-    if unsaid and has_table(store.wh, VIEWS):
+    if unsaid and has_table(store.wh._connection, VIEWS):
         known = {f"features.{name}" for (name,) in store.wh._connection.execute(f"SELECT DISTINCT view FROM lake.{VIEWS}").fetchall()}
         for table in sorted(unsaid & known):
             raise BadView(view.name, f"It reads `{table}`, the table of a view, and does not say so.", "Name the view: `reads=(the_view,)`. Its version then counts.")
@@ -283,7 +284,7 @@ def materialize(
     """
     view = store.view(view) if isinstance(view, str) else view
     store.register(view)
-    if has_table(store.wh, view.table) and not increments_of(store, view):
+    if has_table(store.wh._connection, view.table) and not increments_of(store, view):
         raise BadView(view.name, f"There is a table `{view.table}` already, which the store did not compute.", "Give the view another name, or drop the table.")
     end = _end(store, view, until)
     start = _range(store, view, since, end)
@@ -335,7 +336,7 @@ def _write(store: FeatureStore, view: FeatureView, since: datetime | None, until
     run = store.wh._connection.execute
     rows = run(f"SELECT count(*) FROM {FEATURE_ROWS}").fetchall()[0][0]
     if since is None:
-        replaced = run(f"SELECT count(*) FROM lake.{view.table}").fetchall()[0][0] if has_table(store.wh, view.table) else 0
+        replaced = run(f"SELECT count(*) FROM lake.{view.table}").fetchall()[0][0] if has_table(store.wh._connection, view.table) else 0
         store.wh.publish(view.table, Staged(FEATURE_ROWS))
         return rows, replaced
     replaced = run(f"DELETE FROM lake.{view.table} WHERE {_within(view, since, until)}").fetchall()[0][0]

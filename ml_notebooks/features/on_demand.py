@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from ..data.catalog import identifier, is_table_name
+from ..data.inspection import has_table
 from ..data.warehouse import Warehouse
 from ..errors import BadOnDemand, NaiveTime, UnknownFeature, did_you_mean
-from .store import FeatureStore, function_at, has_table, keep_lines
+from .store import FeatureStore, function_at, keep_lines
 from .view import digest_of_definition, source_of
 from ..logs import current_run, current_user
 
@@ -236,7 +237,7 @@ _FIELDS = "feature VARCHAR, version VARCHAR, registered_at TIMESTAMPTZ, register
 
 def keep_on_demand(store: FeatureStore, *on_demand: OnDemand) -> None:
     """Put on-demand features on record. A version that is there is not written again."""
-    known = set(store.wh._connection.execute(f"SELECT feature, version FROM lake.{ON_DEMAND}").fetchall()) if has_table(store.wh, ON_DEMAND) else set()
+    known = set(store.wh._connection.execute(f"SELECT feature, version FROM lake.{ON_DEMAND}").fetchall()) if has_table(store.wh._connection, ON_DEMAND) else set()
     new = [one for one in on_demand if (one.name, one.version) not in known]
     about = datetime.now(timezone.utc), current_user(), current_run().get("run", "")
     if new:
@@ -261,7 +262,7 @@ def find_on_demand(
 ) -> OnDemand:
     """On-demand features that are on record, their function taken from where it was. Raises `UnknownFeature`, and `BadView` where it is not there."""
     query = f"SELECT feature, version, definition FROM {ON_DEMAND} ORDER BY rowid"
-    lines = store.wh.sql(query).fetchall() if has_table(store.wh, ON_DEMAND) else []
+    lines = store.wh.sql(query).fetchall() if has_table(store.wh._connection, ON_DEMAND) else []
     found = [(one, text) for feature, one, text in lines if feature == name and version in ("", one)]
     if not found:
         raise UnknownFeature(f"{name} {version}".strip(), [f"{feature} {one}" if version else feature for feature, one, _ in lines])

@@ -9,6 +9,7 @@ __all__ = ['visible_rows', 'feature_columns', 'joined_columns', 'check_spine', '
 from collections.abc import Collection, Mapping, Sequence
 
 from ..data.catalog import identifier
+from ..data.columns import kind_of
 from ..data.warehouse import Warehouse
 from ..errors import BadSpine, BadView, NaiveTime
 from .view import FeatureView
@@ -68,7 +69,7 @@ def check_spine(
     spine: str,  # a query
     views: Sequence[FeatureView],
     at: str,
-) -> list[str]:  # its columns
+) -> dict[str, str]:  # its columns -> their types
     """The columns of a spine. Raises `BadSpine` for those that are missing, and `NaiveTime` when `at` names no time zone."""
     rows = wh.sql(spine)
     types = {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True)}
@@ -77,7 +78,15 @@ def check_spine(
         raise BadSpine(missing, types)
     if types[at] != "TIMESTAMP WITH TIME ZONE":
         raise NaiveTime("the spine", at, types[at])
-    return list(types)
+    return types
+
+
+def _check_keys(wh: Warehouse, types: Mapping[str, str], view: FeatureView, table: str) -> None:
+    """Nothing, when the entities of a view are of one kind in the spine and in the view. Raises `BadSpine`."""
+    rows = wh.sql(f"FROM {table}")
+    for key, kind in zip(rows.columns, map(str, rows.types), strict=True):
+        if key in view.entity and types[key] != kind and (kind_of(types[key]) != kind_of(kind) or kind_of(kind) == "other"):
+            raise BadSpine([key], types, f"It is of type {types[key]} in the spine, and of type {kind} in the view `{view.name}`.")
 
 
 def point_in_time_query(
@@ -93,7 +102,10 @@ def point_in_time_query(
 
     Raises `UnknownTable` for a view that is not materialised, `BadSpine`, `BadView` for columns of one name, and `NaiveTime` when `at` names no time zone.
     """
-    wanted = joined_columns(wh, check_spine(wh, spine, views, at), views, tables, only)
+    types = check_spine(wh, spine, views, at)
+    for view in views:
+        _check_keys(wh, types, view, (tables or {}).get(view.name, view.table))
+    wanted = joined_columns(wh, list(types), views, tables, only)
     columns = [column for view, features in zip(views, wanted, strict=True) for column in _select(view, features, at, stamped)]
     joins = [_join(view, (tables or {}).get(view.name, view.table), at) for view in views]
     return "\n".join([f"SELECT {', '.join(['spine.*', *columns])}", f"FROM ({spine}) AS spine", *joins])

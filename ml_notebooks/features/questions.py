@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.catalog import identifier, is_table_name
+from ..data.catalog import as_names, identifier, is_table_name
 from ..errors import BadSpine, UnknownFeature
 from .on_demand import BESIDE, OnDemand, with_on_demand
 from ml_notebooks.features.point_in_time import (
@@ -45,9 +45,10 @@ class Question:
 # %% ../../nbs/library/features/07_questions.ipynb #6376c6cd
 def wanted_features(
     store: FeatureStore,
-    features: Sequence[str | FeatureView],  # `view`, `view:feature`, or views, which are registered
+    features: Sequence[str | FeatureView] | str | FeatureView,  # `view`, `view:feature`, or views, which are registered
 ) -> tuple[tuple[FeatureView, ...], dict[str, set[str]]]:
     """The views in the order of asking, and of those that are not wanted whole the wanted features. Raises `UnknownFeature`."""
+    features = as_names(features)
     store.register(*(one for one in features if isinstance(one, FeatureView)))
     wanted: dict[str, set[str] | None] = {}
     for one in features:
@@ -75,7 +76,7 @@ def stage_spine(store: FeatureStore, question: Question) -> list[str]:  # its co
     finally:
         if not isinstance(question.spine, str):
             store.wh._connection.unregister("spine_rows")
-    return columns
+    return list(columns)
 
 
 def spine_query(store: FeatureStore, spine: Any) -> str:

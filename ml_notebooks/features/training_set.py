@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ..data.catalog import as_names, identifier
-from ..data.inspection import table_versions
+from ..data.inspection import has_table, table_versions
 from ..data.queries import what_is_read
 from ..data.staging import Staged
 from ..errors import BadData, StaleFeatures, UnknownTrainingSet
@@ -30,7 +30,7 @@ from ml_notebooks.features.questions import (
     stage_spine,
     wanted_features,
 )
-from .store import FeatureStore, has_table, keep_lines
+from .store import FeatureStore, keep_lines
 from .view import FeatureView
 from ..logs import current_run, current_user
 
@@ -85,7 +85,7 @@ def training_set(
     store: FeatureStore,
     table: str,  # where to publish it: `features.flights`
     spine: Any,  # who asks and when: a table's name, a query or a frame
-    features: Sequence[str | FeatureView | OnDemand],  # `view`, `view:feature`, views, or on-demand features, which are computed in this order
+    features: Sequence[str | FeatureView | OnDemand] | str | FeatureView,  # `view`, `view:feature`, views, or on-demand features, which are computed in this order
     at: str = "asked_at",  # the spine's column with the instant of asking, TIMESTAMPTZ
     label: str = "",  # the spine's column that is to be predicted
     finish: Callable[[str], str] = lambda joined: joined,  # SQL of the joined rows -> SQL of the training set
@@ -99,6 +99,7 @@ def training_set(
     Raises `UnknownFeature`, `UnknownTable` for a view that is not materialised, `StaleFeatures` for one that is in another version, `BadSpine`, `BadOnDemand`, and `NaiveTime`; the warehouse is then
     as it was. A certificate that does not hold is issued too; `train` refuses it.
     """
+    features = as_names(features)
     on_demand = tuple(one for one in features if isinstance(one, OnDemand))
     if table.removeprefix("features.") in store.names():
         raise BadData(table, "It is the table of a view.", "Give the training set another name.")
@@ -182,7 +183,7 @@ def _publish(store: FeatureStore, made: TrainingSet) -> TrainingSet:
 def find_training_set(store: FeatureStore, table: str) -> TrainingSet:
     """The training set that a table was last made as. Raises `UnknownTrainingSet`."""
     fields = "digest, rows, columns, asked_at, label, views, tables, answers, on_demand"
-    lines = store.wh._connection.execute(f"SELECT training_set, {fields} FROM lake.{TRAINING_SETS} ORDER BY rowid").fetchall() if has_table(store.wh, TRAINING_SETS) else []
+    lines = store.wh._connection.execute(f"SELECT training_set, {fields} FROM lake.{TRAINING_SETS} ORDER BY rowid").fetchall() if has_table(store.wh._connection, TRAINING_SETS) else []
     found = {line[0]: line[1:] for line in lines}
     if table not in found:
         raise UnknownTrainingSet(table, found)
