@@ -3179,6 +3179,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'ml_notebooks/features/training_set.py'),
                                                     'ml_notebooks.features.training_set._described': ( 'library/features/training_set.html#_described',
                                                                                                        'ml_notebooks/features/training_set.py'),
+                                                    'ml_notebooks.features.training_set._one_thread': ( 'library/features/training_set.html#_one_thread',
+                                                                                                        'ml_notebooks/features/training_set.py'),
                                                     'ml_notebooks.features.training_set._publish': ( 'library/features/training_set.html#_publish',
                                                                                                      'ml_notebooks/features/training_set.py'),
                                                     'ml_notebooks.features.training_set._sources': ( 'library/features/training_set.html#_sources',

@@ -5,6 +5,7 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -200,10 +201,13 @@ def test_the_same_call_gives_the_same_files(tmp_path):
             wh.publish("clean.facts", "SELECT i % 7 AS key, TIMESTAMPTZ '2013-01-01' + INTERVAL (i) MINUTE AS known_at, i * 0.5 AS value FROM range(5000) AS r(i)")
             store = FeatureStore(wh)
             materialize(store, FeatureView("facts", "key", "known_at", "FROM clean.facts", timedelta(days=9)))
-            spine = f"SELECT i % 9 AS key, TIMESTAMPTZ '2013-01-02' + INTERVAL (i) MINUTE AS asked_at FROM range(2000) AS r(i) ORDER BY hash(i + {number})"
+            spine = f"SELECT i % 9 AS key, TIMESTAMPTZ '2013-01-02' + INTERVAL (i) SECOND AS asked_at FROM range(300000) AS r(i) ORDER BY hash(i + {number})"
             training_set(store, "features.made", spine, ["facts"])
             (file,) = (tmp_path / str(number)).rglob("features/made/*.parquet")
             contents.append(file.read_bytes())
+            asked = pq.read_table(file, columns=["asked_at"]).column(0).to_numpy()
+            assert len(asked) == 300_000
+            assert (asked[1:] > asked[:-1]).all()  # also from one row group to the next
     assert contents[0] == contents[1]
 
 

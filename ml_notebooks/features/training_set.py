@@ -8,7 +8,8 @@ __all__ = ['TRAINING_SETS', 'Answers', 'TrainingSet', 'training_set', 'digest_of
 # %% ../../nbs/library/features/10_training_set.ipynb #31782874
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -168,11 +169,24 @@ def _described(store: FeatureStore, made: TrainingSet) -> TrainingSet:
     return replace(made, rows=rows, columns=columns, digest=digest_of(store, _FINISHED))
 
 
+@contextmanager
+def _one_thread(store: FeatureStore) -> Iterator[None]:
+    """Inside, rows are written in their order: of several threads, each writes down its 122,880 rows when it has them."""
+    run = store.wh._connection.execute
+    threads = run("SELECT current_setting('threads')").fetchall()[0][0]
+    try:
+        run("SET threads = 1")
+        yield
+    finally:
+        run(f"SET threads = {threads}")
+
+
 def _publish(store: FeatureStore, made: TrainingSet) -> TrainingSet:
     """Publish the finished rows and write down what went into them."""
     said = [json.dumps(each) for each in (made.views, made.tables, {view: vars(counts) for view, counts in made.answers.items()}, made.on_demand)]
     with store.wh.transaction(f"training set {made.table}"):
-        store.wh.publish(made.table, Staged(_FINISHED))
+        with _one_thread(store):
+            store.wh.publish(made.table, Staged(_FINISHED))
         line = (made.table, made.digest, made.rows, list(made.columns), made.at, made.label, *said, datetime.now(timezone.utc), current_user(), current_run().get("run", ""))
         keep_lines(store.wh, TRAINING_SETS, _FIELDS, [line])
         if made.certificate:
