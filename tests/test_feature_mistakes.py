@@ -18,7 +18,7 @@ from ml_notebooks.errors import (
 )
 from ml_notebooks.features import materialize as materialize_module
 from ml_notebooks.features import store as store_module
-from ml_notebooks.features.materialize import held_version, materialize
+from ml_notebooks.features.materialize import held_versions, materialize
 from ml_notebooks.features.store import FeatureStore
 from ml_notebooks.features.training_set import training_set
 from ml_notebooks.features.view import FeatureView, in_order
@@ -120,7 +120,7 @@ def test_a_clock_that_jumps_back_loses_nothing(store, monkeypatch):
         materialize(store, first, since="last")
     assert store.wh.sql("SELECT count(*) FROM features.jumped").fetchall() == [(2,)]
     assert materialize(store, second).ahead == 2
-    assert held_version(store, first) == second.version and FeatureStore(store.wh).view("jumped") == second
+    assert held_versions(store, first)["jumped"] == second.version and FeatureStore(store.wh).view("jumped") == second
     assert materialize(store, second, since="last", until=NOON).rows == 2
 
 

@@ -15,7 +15,7 @@ from support.workspaces import make_workspace
 import ml_notebooks.features.materialize as materializing
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import BadView
-from ml_notebooks.features.materialize import held_version, materialize
+from ml_notebooks.features.materialize import held_versions, materialize
 from ml_notebooks.features.point_in_time import point_in_time_query
 from ml_notebooks.features.store import FeatureStore
 from ml_notebooks.features.training_set import training_set
@@ -235,7 +235,7 @@ def test_a_view_that_becomes_what_it_was_is_the_newest_again(wh):
     for view in (first, second, first):
         materialize(FeatureStore(wh), view)
     store = FeatureStore(wh)
-    assert store.view("turns").version == held_version(store, store.view("turns")) == first.version
+    assert store.view("turns").version == held_versions(store, store.view("turns"))["turns"] == first.version
 
 
 def test_the_table_of_a_view_and_that_of_a_set_are_not_the_same(wh):

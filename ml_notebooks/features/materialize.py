@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEATURE_ROWS', 'INCREMENTS', 'Since', 'Done', 'Partition', 'Range', 'STATISTICS', 'Increment', 'stage_view',
-           'increments_of', 'held_version', 'reached', 'check_instant', 'materialize']
+           'increments_of', 'held_versions', 'reached', 'check_instant', 'materialize']
 
 # %% ../../nbs/library/features/05_materialize.ipynb #8998ed7c
 import time
@@ -166,10 +166,11 @@ def _moment(microseconds: int | None) -> datetime | None:
     return None if microseconds is None else datetime.fromtimestamp(microseconds / 1e6, timezone.utc)
 
 
-def held_version(store: FeatureStore, view: FeatureView) -> str:
-    """The version of a view that the rows of its table were computed by; none: ''."""
-    done = increments_of(store, view)
-    return done[-1][0] if done else ""
+def held_versions(store: FeatureStore, *views: FeatureView) -> dict[str, str]:
+    """View -> the version that the rows of its table were computed by; none: ''."""
+    run = store.wh._connection
+    lines = dict(run.execute(f"SELECT view, version FROM lake.{INCREMENTS} ORDER BY rowid").fetchall()) if has_table(run, INCREMENTS) else {}
+    return {view.name: lines.get(view.name, "") if has_table(run, view.table) else "" for view in views}
 
 
 def reached(done: list[Done]) -> datetime:
@@ -184,7 +185,7 @@ def _range(store: FeatureStore, view: FeatureView, since: Since, until: datetime
     """The instant from which to compute. Raises `BadIncrement`."""
     if since is None:
         return None
-    done, held = increments_of(store, view), held_version(store, view)
+    done, held = increments_of(store, view), held_versions(store, view)[view.name]
     if since == "last":
         start = reached(done) - view.late if held == view.version else None
     elif held == view.version:

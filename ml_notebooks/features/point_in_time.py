@@ -39,20 +39,34 @@ def feature_columns(
 
 def joined_columns(
     wh: Warehouse,
-    spine: Sequence[str],  # its columns
+    spine: Mapping[str, str],  # its columns -> their types
     views: Sequence[FeatureView],
     tables: Mapping[str, str] | None = None,  # view's name -> the table where its rows are; default its own
     only: Mapping[str, Collection[str]] | None = None,  # view's name -> the features that are wanted; default all
 ) -> list[list[str]]:  # of each view, the wanted features
-    """What is joined of each view. Raises `UnknownTable` for one that is not materialised, and `BadView` for columns of one name."""
+    """What is joined of each view.
+
+    Raises `UnknownTable` for one that is not materialised, `BadSpine` for one whose entity is of another kind, and `BadView` for columns of one name.
+    """
     wanted = []
     for view in views:
-        features = [*feature_columns(wh, view, (tables or {}).get(view.name, view.table)), *(["age"] if view.age else [])]
+        rows = wh.sql(f"FROM {(tables or {}).get(view.name, view.table)}")
+        types = dict(zip(rows.columns, map(str, rows.types), strict=True))
+        _check_keys(spine, view, types)
+        features = [*(column for column in types if column not in view.keys), *(["age"] if view.age else [])]
         wanted.append([feature for feature in features if feature in (only or {}).get(view.name, features)])
     names = [*spine, *(f"{view.name}_{feature}" for view, features in zip(views, wanted, strict=True) for feature in features)]
     if twice := [name for name in names if names.count(name) > 1]:
         raise BadView(views[0].name, f"`{twice[0]}` would be the name of two columns.", "Call a view, or a column of the spine, otherwise.")
     return wanted
+
+
+def _check_keys(spine: Mapping[str, str], view: FeatureView, types: Mapping[str, str]) -> None:
+    """Nothing, when the entities of a view are of one kind in the spine and in the view. Raises `BadSpine`."""
+    for key in view.entity:
+        asked, known = spine[key], types[key]
+        if asked != known and (kind_of(asked) != kind_of(known) or kind_of(known) == "other"):
+            raise BadSpine([key], spine, f"It is of type {asked} in the spine, and of type {known} in the view `{view.name}`.")
 
 
 def _select(view: FeatureView, features: Sequence[str], at: str, stamped: bool) -> list[str]:
@@ -81,14 +95,6 @@ def check_spine(
     return types
 
 
-def _check_keys(wh: Warehouse, types: Mapping[str, str], view: FeatureView, table: str) -> None:
-    """Nothing, when the entities of a view are of one kind in the spine and in the view. Raises `BadSpine`."""
-    rows = wh.sql(f"FROM {table}")
-    for key, kind in zip(rows.columns, map(str, rows.types), strict=True):
-        if key in view.entity and types[key] != kind and (kind_of(types[key]) != kind_of(kind) or kind_of(kind) == "other"):
-            raise BadSpine([key], types, f"It is of type {types[key]} in the spine, and of type {kind} in the view `{view.name}`.")
-
-
 def point_in_time_query(
     wh: Warehouse,
     spine: str,  # a query with the entities of all views and the instant `at`
@@ -102,10 +108,7 @@ def point_in_time_query(
 
     Raises `UnknownTable` for a view that is not materialised, `BadSpine`, `BadView` for columns of one name, and `NaiveTime` when `at` names no time zone.
     """
-    types = check_spine(wh, spine, views, at)
-    for view in views:
-        _check_keys(wh, types, view, (tables or {}).get(view.name, view.table))
-    wanted = joined_columns(wh, list(types), views, tables, only)
+    wanted = joined_columns(wh, check_spine(wh, spine, views, at), views, tables, only)
     columns = [column for view, features in zip(views, wanted, strict=True) for column in _select(view, features, at, stamped)]
     joins = [_join(view, (tables or {}).get(view.name, view.table), at) for view in views]
     return "\n".join([f"SELECT {', '.join(['spine.*', *columns])}", f"FROM ({spine}) AS spine", *joins])

@@ -64,7 +64,7 @@ def wanted_features(
 SPINE, JOINED = "temp.main.spine_asking", "temp.main.joined_rows"
 
 
-def stage_spine(store: FeatureStore, question: Question) -> list[str]:  # its columns
+def stage_spine(store: FeatureStore, question: Question) -> dict[str, str]:  # its columns -> their types
     """Put the rows that ask into `SPINE`. Raises `BadSpine` and `NaiveTime`."""
     query = spine_query(store, question.spine)
     try:
@@ -76,7 +76,7 @@ def stage_spine(store: FeatureStore, question: Question) -> list[str]:  # its co
     finally:
         if not isinstance(question.spine, str):
             store.wh._connection.unregister("spine_rows")
-    return list(columns)
+    return columns
 
 
 def spine_query(store: FeatureStore, spine: Any) -> str:
@@ -90,7 +90,7 @@ def spine_query(store: FeatureStore, spine: Any) -> str:
 def stage_answer(
     store: FeatureStore,
     question: Question,
-    columns: Sequence[str],  # of the spine
+    columns: Mapping[str, str],  # of the spine -> their types
     into: str,  # a temporary table
 ) -> None:
     """Answer the rows of `SPINE`: joined in `JOINED`, finished in a table. Raises `BadOnDemand` and `NaiveTime`."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from ..data.catalog import identifier
 from ..errors import BadOnDemand, BadView, UnknownFeature
 from .events import text_of
-from .materialize import held_version
+from .materialize import held_versions
 from .on_demand import OnDemand, compute, find_on_demand, plain_value
 from .online_rows import instant_of
 from .point_in_time import feature_columns, point_in_time_query
@@ -197,7 +197,7 @@ def find_skew(
 def _held(store: FeatureStore, view: str) -> str:
     """The version of a view whose rows the warehouse holds; none: ''."""
     try:
-        return held_version(store, store.view(view))
+        return held_versions(store, store.view(view))[view]
     except (UnknownFeature, BadView):  # it is not on record, or its function is not to be had here
         return ""
 

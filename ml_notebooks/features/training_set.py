@@ -20,7 +20,7 @@ from ..data.queries import what_is_read
 from ..data.staging import Staged
 from ..errors import BadData, StaleFeatures, UnknownTrainingSet
 from .certificate import Certificate, certify, keep_certificate, newer_rows, usual_cuts
-from .materialize import held_version
+from .materialize import held_versions
 from .on_demand import OnDemand, keep_on_demand
 from ml_notebooks.features.questions import (
     JOINED,
@@ -123,10 +123,11 @@ def training_set(
 
 # %% ../../nbs/library/features/10_training_set.ipynb #c5d20a77
 def _check_held(store: FeatureStore, views: Sequence[FeatureView]) -> None:
+    held = held_versions(store, *views)
     for view in views:
-        store.wh.table(view.table)
-        if (held := held_version(store, view)) != view.version:
-            raise StaleFeatures(view.name, view.version, held)
+        if held[view.name] != view.version:
+            store.wh.table(view.table)  # raises where it is not materialised
+            raise StaleFeatures(view.name, view.version, held[view.name])
 
 
 def _sources(store: FeatureStore, spine: Any, views: Sequence[FeatureView]) -> dict[str, int]:

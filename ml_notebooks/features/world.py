@@ -7,7 +7,7 @@ __all__ = ['OTHER', 'dealt_anew', 'world', 'tables_read', 'check_known', 'Trial'
 
 # %% ../../nbs/library/features/08_world.ipynb #d4f99164
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -158,7 +158,7 @@ def compare_worlds(store: FeatureStore, question: Question, known: Mapping[str, 
         forget(store, question, published)
 
 
-def _compare(store: FeatureStore, question: Question, spine: Sequence[str], published: str, cut: datetime) -> Trial:
+def _compare(store: FeatureStore, question: Question, spine: Collection[str], published: str, cut: datetime) -> Trial:
     run, at = store.wh._connection.execute, identifier(question.at)
     types = {name: kind for name, kind, *_ in run(f"DESCRIBE {published}").fetchall()}
     if question.at not in types:
