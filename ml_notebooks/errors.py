@@ -644,9 +644,9 @@ class BadSpine(MLNotebooksError, KeyError):
     def __init__(self, missing: Iterable[str], known: Iterable[str], found: str = ""):
         missing, known = list(missing), list(known)
         super().__init__(
-            f"The spine has no{' fitting' * bool(found)} column {', '.join(f'`{name}`' for name in missing)}.",
+            f"The spine has no {'fitting column' if found else 'column'} {', '.join(f'`{name}`' for name in missing)}.",
             found or f"It has {', '.join(known)}. {did_you_mean(missing[0], known)}".strip(),
-            "Give the entities of all views that are asked for, and the instant of asking; `at` names the latter.",
+            "Give the entities of all views that are asked for, of their types, and the instant of asking; `at` names the latter.",
         )
 
 

@@ -14,7 +14,7 @@ from support.workspaces import make_workspace
 
 import ml_notebooks.features.materialize as materializing
 from ml_notebooks.data.warehouse import open_warehouse
-from ml_notebooks.errors import BadView
+from ml_notebooks.errors import BadData, BadSpine, BadView
 from ml_notebooks.features.materialize import held_versions, materialize
 from ml_notebooks.features.point_in_time import point_in_time_query
 from ml_notebooks.features.store import FeatureStore
@@ -194,7 +194,8 @@ def test_a_range_in_parts_goes_on_where_it_ended(wh, monkeypatch):
     assert materialize(store, view, since="last", until=end, partition="day").rows == 0 and values() == [0, 10, 2, 3, 4]
 
 
-def test_the_same_call_gives_the_same_files(tmp_path):
+def test_the_same_call_gives_the_same_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLNB_WAREHOUSE__THREADS", "2")
     contents = []
     for number in range(2):
         with open_warehouse(make_workspace(tmp_path / str(number))) as wh:
@@ -279,7 +280,8 @@ def test_a_certificate_compares_something_and_reads_all_of_another_world(wh):
         training_set(store, "features.ahead", asked, [view], finish=lambda joined: ahead(joined).replace("clean.", "lake.clean."), known=known, key="number")
 
 
-def test_answers_side_by_side_are_those_of_one_statement(tmp_path):
+def test_answers_side_by_side_are_those_of_one_statement(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLNB_WAREHOUSE__THREADS", "2")
     with open_warehouse(make_workspace(tmp_path)) as opened:
         instant = "TIMESTAMPTZ '2013-01-01 00:00:00Z' + to_minutes(({} % 500000)::INT)"
         opened.publish("clean.facts", f"SELECT i % 7 AS origin, i % 31 AS carrier, {instant.format('hash(i)')} AS known_at, i AS n FROM range(9000) AS r(i)")
@@ -297,3 +299,26 @@ def test_answers_side_by_side_are_those_of_one_statement(tmp_path):
         expected = opened.sql(f"FROM features.whole WHERE {chosen} ORDER BY number LIMIT 99").fetchall()
         assert len(expected) == 99
         assert opened.sql("FROM features.part ORDER BY number").fetchall() == expected
+
+
+def test_a_set_that_cannot_be_written_says_why_and_leaves_the_connection_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLNB_WAREHOUSE__THREADS", "2")
+    with open_warehouse(make_workspace(tmp_path)) as opened:
+        opened.publish("clean.facts", "SELECT 'a' AS key, TIMESTAMPTZ '2013-01-01' AS known_at, 1 AS n")
+        store = FeatureStore(opened)
+        materialize(store, FeatureView("facts", "key", "known_at", "FROM clean.facts", timedelta(days=9)))
+        with pytest.raises(BadData, match="ENUM"):
+            training_set(store, "features.made", "SELECT 'a'::ENUM('a') AS key, TIMESTAMPTZ '2013-01-02' AS asked_at", "facts")
+        assert opened.sql("SELECT current_setting('threads')").fetchall() == [(2,)]
+        training_set(store, "features.made", "SELECT 'a' AS key, TIMESTAMPTZ '2013-01-02' AS asked_at", "facts")
+
+
+def test_a_spine_without_any_entity_asks_for_nothing(wh):
+    wh.publish("clean.named", "SELECT 'a' AS key, TIMESTAMPTZ '2013-01-01' AS known_at, 1 AS n")
+    store = FeatureStore(wh)
+    materialize(store, FeatureView("named", "key", "known_at", "FROM clean.named", timedelta(days=9)))
+    asked = pa.table({"key": pa.nulls(2), "asked_at": pa.array([CHANGE, CHANGE], INSTANT)})
+    assert training_set(store, "features.nameless", asked, "named").answers["named"].unknown == 2
+    assert training_set(store, "features.nameless", asked.slice(0, 0).to_pandas(), "named").rows == 0
+    with pytest.raises(BadSpine, match="of type INTEGER in the spine, and of type VARCHAR"):
+        training_set(store, "features.nameless", "SELECT 7 AS key, now() AS asked_at", "named")

@@ -12,7 +12,11 @@ from support.soak import SOAK, soak
 from support.workspaces import make_workspace
 
 from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.features.materialize import materialize
 from ml_notebooks.features.on_demand import OnDemand, compute, with_on_demand
+from ml_notebooks.features.online import EmbeddedStore, RequestLog, logged_requests, online_reader, push
+from ml_notebooks.features.store import FeatureStore
+from ml_notebooks.features.view import FeatureView
 
 START = datetime(2013, 3, 10, 6, tzinfo=timezone.utc)
 
@@ -82,3 +86,15 @@ def test_a_large_table_keeps_each_value_beside_its_row(wh):
     wh._connection.execute("CREATE OR REPLACE TEMP TABLE many AS SELECT hash(range) AS key, (hash(range) % 1000003)::DOUBLE AS amount FROM range(300000)")
     joined = with_on_demand(wh, "temp.main.many", [OnDemand("half", {"amount": float}, lambda amount: amount / 2)])
     assert wh._connection.sql(f"SELECT count(*), count(*) FILTER (half * 2 <> (key % 1000003)) FROM ({joined})").fetchall() == [(300000, 0)]
+
+
+def test_a_view_of_no_entity_answers_with_what_is_computed_from_it(wh, tmp_path):
+    wh.publish("clean.weather", "SELECT now() - INTERVAL 1 HOUR AS known_at, 21 AS degrees")
+    store, online, log = FeatureStore(wh), EmbeddedStore(tmp_path / "online"), RequestLog(tmp_path / "log")
+    materialize(store, FeatureView("weather", (), "known_at", "FROM clean.weather", timedelta(days=9), online=True))
+    push(store, "weather", online)
+    twice = OnDemand("twice", {"weather_degrees": float}, lambda degrees: degrees * 2)
+    reader = online_reader(online, ["weather"], on_demand=[twice], log=log)
+    assert reader.read({}).to_dict() == {"weather_degrees": [21], "twice": [42.0]}
+    (request,) = logged_requests(log.folder)
+    assert dict(request.on_demand) == {"twice": twice.version}

@@ -482,7 +482,7 @@ def test_a_column_whose_name_the_lake_keeps_for_itself_is_refused(wh):
     assert "raw.numbered" not in wh.names()
 
 
-@pytest.mark.parametrize("rows", ["SELECT 9007199254740993::HUGEINT AS total", "SELECT sum(9007199254740993) AS total", "SELECT [NULL, 9007199254740993::UHUGEINT] AS total"])
+@pytest.mark.parametrize("rows", ["SELECT 9007199254740993::HUGEINT AS total", "SELECT sum(9007199254740993) AS total", "SELECT [NULL, 9007199254740993::UHUGEINT] AS total", "SELECT {'HUGEINT': 9007199254740993::HUGEINT} AS total"])
 def test_whole_numbers_that_a_file_would_round_are_refused(wh, rows):
     table = f"raw.totals_{len(rows)}"
     with pytest.raises(BadData, match=r"`total` holds whole numbers .* they would lose digits"):

@@ -127,9 +127,13 @@ def _compact(wh: Warehouse) -> list[list[object]]:
     return [[step, f"{row[0]}.{row[1]}", words.format(*row[2:]), int(row[2])] for step, rows, words in done for row in rows]
 
 
+_FLOATING = "SELECT DISTINCT schema_name || '.' || table_name FROM duckdb_columns() WHERE database_name = 'lake' AND regexp_matches(data_type, 'FLOAT|DOUBLE')"
+
+
 def _rewrites(wh: Warehouse) -> list[str]:
-    """The calls that rewrite files; tables of which rows lie in the catalogue have to wait."""
-    waiting = rows_in_catalogue(wh._connection)
+    """The calls that rewrite files; tables with floating point numbers of which rows lie in the catalogue have to wait."""
+    floating = {name for (name,) in wh._connection.execute(_FLOATING).fetchall()}
+    waiting = rows_in_catalogue(wh._connection).keys() & floating
     if not waiting:
         return [f"ducklake_rewrite_data_files('lake', delete_threshold => {_REWRITE})"]
     names = (name.split(".") for name in table_names(wh._connection) if name not in waiting)

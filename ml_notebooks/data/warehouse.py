@@ -27,6 +27,7 @@ from ml_notebooks.data.catalog import (
     check_table_name,
     identifier,
     is_remote,
+    is_table_name,
     quote,
     same_keys,
 )
@@ -113,8 +114,10 @@ class Warehouse:
         return self._connection
 
     def __contains__(self, table: str) -> bool:
-        """Whether there is a table of this name."""
-        tell_read(check_table_name(table))
+        """Whether there is a table of this name, `schema.table`."""
+        if not is_table_name(table):
+            return False
+        tell_read(table)
         return has_table(self._connection, table)
 
     def names(self) -> list[str]:
@@ -250,11 +253,12 @@ def _at_once(wh: Warehouse, table: str, query: str) -> Staged | None:
         if not wh._writing:
             _look(wh, query)
             return Staged(stage(wh._connection, table, query))
-    except duckdb.InterruptException:
-        raise
-    except duckdb.Error:  # as a relation it may go, or says whether the query or the rows are wrong
+    except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException):  # as a relation it may go, or says what is wrong with it
         pass
     return None
+
+
+_HUGE = re.compile(r'"(?:[^"]|"")*"|\bU?HUGEINT(?=[]),[]|$)')  # a name in quotes, or a type: a name without is followed by a blank
 
 
 def _check_columns(wh: Warehouse, table: str, staged: str) -> None:
@@ -262,8 +266,9 @@ def _check_columns(wh: Warehouse, table: str, staged: str) -> None:
     types = {name: str(kind) for name, kind, *_ in wh._connection.execute(f"DESCRIBE {staged}").fetchall()}
     if any(name.lower() == "rowid" for name in types):
         raise BadData(table, "A column is called `rowid`, a name that DuckLake keeps for itself: it would lose rows.", "Give the column another name.")
-    huge = {name: kind for name, kind in types.items() if "HUGEINT" in kind}
-    kept = {name: f"{identifier(name)}::{re.sub('U?HUGEINT', 'DOUBLE', kind)}::{kind}" for name, kind in huge.items()}
+    kept = {name: re.sub(_HUGE, lambda part: part[0] if part[0][0] == '"' else "DOUBLE", kind) for name, kind in types.items()}
+    huge = {name: kind for name, kind in types.items() if kept[name] != kind}
+    kept = {name: f"TRY_CAST({identifier(name)}::{kept[name]} AS {kind})" for name, kind in huge.items()}
     lost = [f"count(*) FILTER ({identifier(name)} IS DISTINCT FROM {value})" for name, value in kept.items()]
     counts = wh._connection.execute(f"SELECT {', '.join(lost)} FROM {staged}").fetchall()[0] if lost else ()
     if cut := [name for name, count in zip(huge, counts, strict=True) if count]:
@@ -272,8 +277,8 @@ def _check_columns(wh: Warehouse, table: str, staged: str) -> None:
 
 
 def _stage(wh: Warehouse, table: str, data: Data) -> str:
-    rows = _at_once(wh, table, data) or _query(wh, data, None) if isinstance(data, str) else data
     try:
+        rows = _at_once(wh, table, data) or _query(wh, data, None) if isinstance(data, str) else data
         staged = stage(wh._connection, table, rows, own=isinstance(data, str))
         _check_columns(wh, table, staged)
         return staged

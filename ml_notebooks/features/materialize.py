@@ -107,15 +107,21 @@ def _within(view: FeatureView, since: datetime | None, until: datetime | None) -
     return " AND ".join(ends) or "true"
 
 
+@contextmanager
+def _explained(view: FeatureView) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.DataError as error:
+        raise BadData(view.table, f"{str(error).splitlines()[0].rstrip('.')}.", "Correct the query, or what it reads; the table was not changed.") from error
+
+
 def _stage(store: FeatureStore, view: FeatureView, query: str, since: datetime | None, until: datetime | None) -> None:
     types = _types(store, view, query)
     condition = f"WHERE {identifier(view.timestamp)} IS NULL OR ({_within(view, since, until)})"
     order = ", ".join(map(identifier, view.keys))
     run = store.wh._connection.execute
-    try:
+    with _explained(view):
         run(f"CREATE OR REPLACE TEMP TABLE {FEATURE_ROWS} AS SELECT * FROM ({_instants(view, types, query)}) {condition} ORDER BY {order}")
-    except duckdb.DataError as error:
-        raise BadData(view.table, f"{str(error).splitlines()[0].rstrip('.')}.", "Correct the query, or what it reads; the table was not changed.") from error
     if not _ties(store, order):
         return
     run(f"CREATE OR REPLACE TEMP TABLE {FEATURE_ROWS} AS SELECT DISTINCT * FROM {FEATURE_ROWS} ORDER BY {order}")
@@ -252,7 +258,7 @@ def _after(moment: datetime, partition: Partition) -> datetime:
 
 def _first(store: FeatureStore, view: FeatureView) -> datetime | None:
     """The first event time of a view; None where it has no rows."""
-    with _reading(store, view) as query:
+    with _reading(store, view) as query, _explained(view):
         rows = _instants(view, _types(store, view, query), query)
         ((first,),) = store.wh._connection.execute(f"SELECT epoch_us(min({identifier(view.timestamp)})) FROM ({rows})").fetchall()
     return _moment(first)
@@ -274,7 +280,7 @@ def materialize(
     view: FeatureView | str,
     since: Since = None,  # event times from here on; `"last"`: what is new since the last increment, and what came at most the view's `late` late; None: all
     until: datetime | None = None,  # event times before this; default now, or as far as the views are computed that it reads
-    partition: Partition | None = None,  # compute the range in parts, each of which stays; None: in one go
+    partition: Partition | None = None,  # compute the range in parts, each of which stays, or what a call for it left undone; None: in one go, anew
 ) -> Increment:  # of parts: what this call did, together
     """Compute the rows of a view for a range of event times, in place of what `features.<view>` held of it.
 
@@ -295,7 +301,7 @@ def materialize(
         return _compute(store, view, (start, end), until is None)
     parts = _parts(store, view, _left(store, view, start, until), end, partition)
     done = [_compute(store, view, part, until is None and part is parts[-1], whole=(start, end)) for part in parts]
-    sums = {name: sum(getattr(one, name) for one in done) for name in ("rows", "replaced", "ahead", "seconds")}
+    sums = {name: sum(getattr(one, name) for one in done) for name in ("rows", "replaced", "left_out", "ahead", "seconds")}
     return replace(done[-1], since=done[0].since, **sums)
 
 
@@ -309,7 +315,8 @@ def _compute(
     began, (since, until) = time.monotonic(), range
     try:
         stage_view(store, view, since, None if count_ahead else until)
-        left_out = _take_out(store, " OR ".join(f"{identifier(key)} IS NULL" for key in view.keys))
+        undated = _take_out(store, f"{identifier(view.timestamp)} IS NULL")
+        left_out = _take_out(store, " OR ".join(f"{identifier(key)} IS NULL" for key in view.keys)) + (undated if since == whole[0] or whole[1] is None else 0)
         ahead = _take_out(store, f"NOT ({_within(view, None, until)})")
         looks = _looks(store, view)
         with store.wh.transaction(f"materialize {view.name}"):

@@ -190,16 +190,16 @@ class Reader:
         for number, view in enumerate(self._views):
             values, stamps[view.layout.view] = view.answers(found[number * len(many) : (number + 1) * len(many)], asked)
             rows = [before + more for before, more in zip(rows, values, strict=True)] if number else values
-        answer, request = Found(self.columns, rows, asked, stamps, self._ttls), _request(many, self.entity) if self.on_demand and many else {}
-        answer = _with_on_demand(answer, self.on_demand, request) if request else answer
+        answer, request = Found(self.columns, rows, asked, stamps, self._ttls), _request(many, self.entity) if self.on_demand and many else None
+        answer = _with_on_demand(answer, self.on_demand, request) if request is not None else answer
         if self.log:
             self._keep(self.log, many, answer, request)
         return answer
 
-    def _keep(self, log: RequestLog, entities: Entities, answer: Found, request: Mapping[str, list[Any]]) -> None:
+    def _keep(self, log: RequestLog, entities: Entities, answer: Found, request: Mapping[str, list[Any]] | None) -> None:
         about = [[entity[name] for name in self.entity] if isinstance(entity, Mapping) else list(entity) for entity in entities]
-        on_demand = {one.name: one.version for one in self.on_demand} if request else {}
-        given = {name: [*map(plain_value, request[name])] for name in self._asks if name in request}
+        on_demand = {one.name: one.version for one in self.on_demand} if request is not None else {}
+        given = {name: [*map(plain_value, values)] for name, values in (request or {}).items() if name in self._asks}
         log.append(Request(answer.asked, self.versions, self.entity, about, answer.columns, answer.rows, answer.stamps, on_demand, given))
 
     def _check_there(self) -> None:

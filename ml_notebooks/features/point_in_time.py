@@ -39,34 +39,24 @@ def feature_columns(
 
 def joined_columns(
     wh: Warehouse,
-    spine: Mapping[str, str],  # its columns -> their types
+    spine: Collection[str],  # its columns
     views: Sequence[FeatureView],
     tables: Mapping[str, str] | None = None,  # view's name -> the table where its rows are; default its own
     only: Mapping[str, Collection[str]] | None = None,  # view's name -> the features that are wanted; default all
 ) -> list[list[str]]:  # of each view, the wanted features
     """What is joined of each view.
 
-    Raises `UnknownTable` for one that is not materialised, `BadSpine` for one whose entity is of another kind, and `BadView` for columns of one name.
+    Raises `UnknownTable` for one that is not materialised, and `BadView` for columns of one name.
     """
     wanted = []
     for view in views:
         rows = wh.sql(f"FROM {(tables or {}).get(view.name, view.table)}")
-        types = dict(zip(rows.columns, map(str, rows.types), strict=True))
-        _check_keys(spine, view, types)
-        features = [*(column for column in types if column not in view.keys), *(["age"] if view.age else [])]
+        features = [*(column for column in rows.columns if column not in view.keys), *(["age"] if view.age else [])]
         wanted.append([feature for feature in features if feature in (only or {}).get(view.name, features)])
     names = [*spine, *(f"{view.name}_{feature}" for view, features in zip(views, wanted, strict=True) for feature in features)]
     if twice := [name for name in names if names.count(name) > 1]:
         raise BadView(views[0].name, f"`{twice[0]}` would be the name of two columns.", "Call a view, or a column of the spine, otherwise.")
     return wanted
-
-
-def _check_keys(spine: Mapping[str, str], view: FeatureView, types: Mapping[str, str]) -> None:
-    """Nothing, when the entities of a view are of one kind in the spine and in the view. Raises `BadSpine`."""
-    for key in view.entity:
-        asked, known = spine[key], types[key]
-        if asked != known and (kind_of(asked) != kind_of(known) or kind_of(known) == "other"):
-            raise BadSpine([key], spine, f"It is of type {asked} in the spine, and of type {known} in the view `{view.name}`.")
 
 
 def _select(view: FeatureView, features: Sequence[str], at: str, stamped: bool) -> list[str]:
@@ -95,6 +85,26 @@ def check_spine(
     return types
 
 
+def _with_fitting_keys(wh: Warehouse, spine: str, types: Mapping[str, str], views: Sequence[FeatureView], tables: Mapping[str, str]) -> str:
+    """The spine, its entities of the views' kinds; one without any value takes the view's. Raises `BadSpine`."""
+    empty: dict[str, str] = {}
+    for view in views:
+        rows = wh.sql(f"FROM {tables.get(view.name, view.table)}")
+        known = dict(zip(rows.columns, map(str, rows.types), strict=True))
+        for key in view.entity:
+            if _can_be_compared(types[key], known[key]):
+                continue
+            if wh.sql(f"SELECT count({identifier(key)}) FROM ({spine})").fetchall()[0][0]:
+                raise BadSpine([key], types, f"It is of type {types[key]} in the spine, and of type {known[key]} in the view `{view.name}`: cast it.")
+            empty[key] = f"NULL::{known[key]} AS {identifier(key)}"
+    return f"SELECT * REPLACE ({', '.join(empty.values())}) FROM ({spine})" if empty else spine
+
+
+def _can_be_compared(one: str, other: str) -> bool:
+    """Whether values of two types are equal when they say the same."""
+    return one == other or (kind_of(one) == kind_of(other) != "other" and not {one, other} & {"UUID", "TIME"})
+
+
 def point_in_time_query(
     wh: Warehouse,
     spine: str,  # a query with the entities of all views and the instant `at`
@@ -108,7 +118,9 @@ def point_in_time_query(
 
     Raises `UnknownTable` for a view that is not materialised, `BadSpine`, `BadView` for columns of one name, and `NaiveTime` when `at` names no time zone.
     """
-    wanted = joined_columns(wh, check_spine(wh, spine, views, at), views, tables, only)
+    types = check_spine(wh, spine, views, at)
+    spine = _with_fitting_keys(wh, spine, types, views, tables or {})
+    wanted = joined_columns(wh, types, views, tables, only)
     columns = [column for view, features in zip(views, wanted, strict=True) for column in _select(view, features, at, stamped)]
     joins = [_join(view, (tables or {}).get(view.name, view.table), at) for view in views]
     return "\n".join([f"SELECT {', '.join(['spine.*', *columns])}", f"FROM ({spine}) AS spine", *joins])

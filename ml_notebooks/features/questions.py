@@ -90,7 +90,7 @@ def spine_query(store: FeatureStore, spine: Any) -> str:
 def stage_answer(
     store: FeatureStore,
     question: Question,
-    columns: Mapping[str, str],  # of the spine -> their types
+    columns: Collection[str],  # of the spine
     into: str,  # a temporary table
 ) -> None:
     """Answer the rows of `SPINE`: joined in `JOINED`, finished in a table. Raises `BadOnDemand` and `NaiveTime`."""

@@ -185,9 +185,8 @@ def _one_thread(store: FeatureStore) -> Iterator[None]:
 def _publish(store: FeatureStore, made: TrainingSet) -> TrainingSet:
     """Publish the finished rows and write down what went into them."""
     said = [json.dumps(each) for each in (made.views, made.tables, {view: vars(counts) for view, counts in made.answers.items()}, made.on_demand)]
-    with store.wh.transaction(f"training set {made.table}"):
-        with _one_thread(store):
-            store.wh.publish(made.table, Staged(_FINISHED))
+    with _one_thread(store), store.wh.transaction(f"training set {made.table}"):
+        store.wh.publish(made.table, Staged(_FINISHED))
         line = (made.table, made.digest, made.rows, list(made.columns), made.at, made.label, *said, datetime.now(timezone.utc), current_user(), current_run().get("run", ""))
         keep_lines(store.wh, TRAINING_SETS, _FIELDS, [line])
         if made.certificate:
