@@ -11,6 +11,8 @@ from support.workspaces import make_workspace
 from ml_notebooks.data.audit import read_audit, record, verify_audit
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import AuditNotWritten, BadData, BrokenAudit, MissingKey
+from ml_notebooks.features.store import FeatureStore
+from ml_notebooks.features.view import FeatureView
 from ml_notebooks.workspace import find_workspace
 
 KEY = "a key of the tests, no secret"
@@ -208,3 +210,9 @@ def test_the_command_line_verifies(wh, mlnb):
     audit_file(wh).write_text("".join(lines[:3] + lines[4:]))
     ran = mlnb("audit", "verify", cwd=wh.workspace.root, MLNB_PRIVACY__KEY=key)
     assert ran.returncode == 1 and "Entry 4 is missing before entry 5" in ran.stderr
+
+
+def test_what_the_feature_store_notes_down_is_no_change_of_the_audit(wh):
+    view = FeatureView("numbered", "thing", "known_at", "SELECT thing, now() AS known_at FROM raw.things")
+    FeatureStore(wh).register(view)
+    assert verify_audit(wh).problems == ()

@@ -419,7 +419,7 @@ def _joined(wh: Warehouse) -> Iterator[None]:
 def _commit(wh: Warehouse, message: str, what: str) -> None:
     if wh._failed is not None:
         raise wh._failed
-    author, text, extra = map(quote, _signature(message))
+    author, text, extra = map(quote, _signature(message, audited=bool(wh._changed)))
     try:
         wh._connection.execute(f"CALL lake.set_commit_message({author}, {text}, extra_info => {extra})")
         wh._connection.execute("COMMIT")
@@ -432,7 +432,8 @@ def _commit(wh: Warehouse, message: str, what: str) -> None:
         record(wh.workspace, "publish", wh._changed, snapshot=wh._committed, message=message)
 
 # %% ../../nbs/library/data/10_warehouse.ipynb #58fbe2d7
-def _signature(message: str) -> tuple[str, str, str]:
+def _signature(message: str, audited: bool) -> tuple[str, str, str]:
+    """Who commits, what, and whether the audit has an entry for it: lines of the store's own books have none."""
     run = current_run()
     work = f" ({run['run']}/{run.get('step', '')})" if "run" in run else ""
-    return current_user(), message + work, json.dumps({"host": socket.gethostname(), "audited": True, **run})
+    return current_user(), message + work, json.dumps({"host": socket.gethostname(), "audited": audited, **run})

@@ -93,7 +93,7 @@ def _certificate(wh: Warehouse, table: str, candidate: Candidate, uncertified: s
     try:
         return check_certified(wh, table, candidate.features)
     except NotCertified as error:
-        if not uncertified:
+        if not uncertified.strip():
             raise
         warnings.warn(f"{error.what} {error.found} `{candidate.name}` is trained on it nevertheless: {uncertified}.", stacklevel=3)
         return None
