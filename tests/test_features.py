@@ -14,9 +14,10 @@ from support.workspaces import make_workspace
 
 import ml_notebooks.features.materialize as materializing
 from ml_notebooks.data.warehouse import open_warehouse
-from ml_notebooks.errors import BadData, BadSpine, BadView
+from ml_notebooks.errors import BadData, BadSpine, BadView, StaleFeatures
 from ml_notebooks.features.materialize import held_versions, materialize
 from ml_notebooks.features.point_in_time import point_in_time_query
+from ml_notebooks.features.push import push
 from ml_notebooks.features.store import FeatureStore
 from ml_notebooks.features.training_set import training_set
 from ml_notebooks.features.view import FeatureView
@@ -322,3 +323,15 @@ def test_a_spine_without_any_entity_asks_for_nothing(wh):
     assert training_set(store, "features.nameless", asked.slice(0, 0).to_pandas(), "named").rows == 0
     with pytest.raises(BadSpine, match="of type INTEGER in the spine, and of type VARCHAR"):
         training_set(store, "features.nameless", "SELECT 7 AS key, now() AS asked_at", "named")
+
+
+def test_a_call_that_is_refused_registers_nothing(wh):
+    wh.publish("clean.refused", "SELECT 'a' AS key, TIMESTAMPTZ '2013-01-01' AS known_at, 1 AS n")
+    store = FeatureStore(wh)
+    old, new = (FeatureView("refused", "key", "known_at", f"SELECT key, known_at, n + {more} AS n FROM clean.refused", timedelta(days=9)) for more in (1, 2))
+    materialize(store, old)
+    materialize(store, new)
+    for call in (lambda: training_set(FeatureStore(wh), "features.never", "SELECT 'a' AS key, now() AS asked_at", old), lambda: push(FeatureStore(wh), old, None)):
+        with pytest.raises(StaleFeatures):
+            call()
+        assert FeatureStore(wh).view("refused") == new

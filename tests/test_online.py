@@ -159,7 +159,8 @@ def test_what_is_pushed_answers_as_the_join_does(wh, online, data):
     later = now + timedelta(microseconds=data.draw(st.integers(0, 300_000_000)))
     keys, created = data.draw(st.sampled_from([(), ("origin",), ("origin", "carrier")])), data.draw(st.booleans())
     rows = list({(row[: len(keys)], row[2], row[3] if created else None): row for row in rows}.values())
-    rows = [row for row in rows if max(row[2], row[3] if created else row[2]) <= now] + [row for row in rows if max(row[2:4]) > later]
+    visible = [max(row[2], row[3]) if created else row[2] for row in rows]
+    rows = [row for row, moment in zip(rows, visible, strict=True) if moment <= now or moment > later]  # what becomes known in between, the next push puts
     values = ", ".join(f"('{row[0]}', {row[1]}, TIMESTAMPTZ '{row[2].isoformat()}', TIMESTAMPTZ '{row[3].isoformat()}', {'NULL' if row[4] is None else row[4]})" for row in rows)
     none = "SELECT '', 0, now(), now(), 0 WHERE false"
     wh.publish("clean.few", f"FROM ({f'VALUES {values}' if rows else none}) AS rows(origin, carrier, known_at, written_at, value)")

@@ -16,7 +16,7 @@ import pandas as pd
 
 from .contract_terms import CONTRACTS, Promise, content_version, keep_terms, promises
 from .contracts import Contract
-from .inspection import table_names
+from .inspection import has_table
 from .warehouse import Warehouse
 from ..errors import UnknownContract, counted
 from ..logs import current_run
@@ -156,7 +156,7 @@ def read_contract(
     version: str = "",  # default: the one that was kept last
 ) -> KeptContract:
     """What a contract of a table said. Raises `UnknownContract`."""
-    known = _kept_versions(wh, table) if CONTRACTS in table_names(wh._connection) else []
+    known = _kept_versions(wh, table) if has_table(wh._connection, CONTRACTS) else []
     wanted = version or (known[-1] if known else "")
     if wanted not in known:
         raise UnknownContract(table, wanted, known)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .catalog import as_names, quote
 from .contract_rules import TABLE, Rule, Severity
-from .inspection import table_names
+from .inspection import has_table
 from .warehouse import Warehouse
 from ..errors import BadContract
 from ..logs import current_user
@@ -178,7 +178,7 @@ def keep_terms(
 ) -> None:
     """Keep what a contract says in `ops.contracts`, once."""
     known = f"SELECT 1 FROM {CONTRACTS} WHERE table_name = ? AND contract = ?"
-    if CONTRACTS in table_names(wh._connection) and wh.sql(known, [table, version]).fetchall():
+    if has_table(wh._connection, CONTRACTS) and wh.sql(known, [table, version]).fetchall():
         return
     texts = {"table_name": table, "contract": version, "author": current_user(), "run": run, "promises": said}
     row = ", ".join(f"{quote(text)} AS {name}" for name, text in texts.items())

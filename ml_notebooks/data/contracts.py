@@ -17,7 +17,7 @@ import pandas as pd
 from .contract_pass import Measure, as_ibis, measure_all, measures, rows_query
 from .contract_rules import Finding, Rule, Severity
 from .contract_terms import Promise, content_version, promises
-from .inspection import table_names
+from .inspection import has_table
 from .warehouse import Warehouse
 from ml_notebooks.errors import (
     BadQuery,
@@ -150,7 +150,7 @@ _SAME = "table_name = ? AND version = ? AND contract = ?"
 
 def _known_rows(wh: Warehouse, about: dict[str, Any]) -> dict[tuple[str, str, int], int]:  # how many of each check
     """What is kept of a version of a table and of a contract."""
-    if FAILURES not in table_names(wh._connection):
+    if not has_table(wh._connection, FAILURES):
         return {}
     query = f"SELECT column_name, check_name, failing, count(*) FROM lake.{FAILURES} WHERE {_SAME} GROUP BY ALL"
     return {(column, check, failing): count for column, check, failing, count in wh._connection.execute(query, list(about.values())).fetchall()}

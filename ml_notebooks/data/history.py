@@ -16,7 +16,7 @@ import pandas as pd
 
 from .catalog import check_table_name, identifier, quote, same_keys
 from .ingest import BOOKS
-from .inspection import table_names
+from .inspection import has_table
 from .warehouse import Warehouse
 from ml_notebooks.errors import (
     BadData,
@@ -212,6 +212,6 @@ def restore(
         past.table(table)  # raises where there was none
     with wh.transaction(message or f"restore {table} as of snapshot {then}"):
         wh.publish(table, f"FROM {table} AT (VERSION => {then})")
-        if BOOKS in table_names(wh._connection):
+        if has_table(wh._connection, BOOKS):
             wh._connection.execute(_FORGET, [table, then])
     return -1 if nested else wh.version(table)

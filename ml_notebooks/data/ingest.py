@@ -18,7 +18,7 @@ import duckdb
 
 from .catalog import identifier, quote
 from .files import digest, read_file
-from .inspection import table_names
+from .inspection import has_table
 from .intake import Intake, columns_of, table_columns, take_in_arrow
 from .messages import explain_write
 from .modes import Mode, OnChange, Plan, check_plan, write_rows
@@ -62,10 +62,11 @@ class Ingested:
         figures = [("inserted", self.inserted), ("updated", self.updated), ("deleted", self.deleted), ("rejected", self.rejected)]
         done = [f"{count:,} {name}" for name, count in figures if count or name == "inserted"]
         done += [f"{counted(self.skipped, 'file')} skipped"] if self.skipped else []
-        return f"Ingested({self.table}: {self.mode}, {counted(self.read, 'row')} read, {', '.join(done)})"
+        said = f"Ingested({self.table}: {self.mode}, {counted(self.read, 'row')} read, {', '.join(done)})"
+        return "\n".join([said, *self.remarks])
 
     def _repr_html_(self) -> str:
-        return f"<p><b>{self!r}</b></p>" + self.to_frame().to_html(border=0, header=False)
+        return f"<p><b>{replace(self, remarks=())!r}</b></p>" + self.to_frame().to_html(border=0, header=False)
 
 # %% ../../nbs/library/data/22_ingest.ipynb #11ff7286
 def _read(intake: Intake, source: Source | FileSource, loading: Loading, name: str) -> list[tuple[str, str]]:
@@ -103,7 +104,7 @@ _FIELDS = (
 
 def _since_replaced(wh: Warehouse, plan: Plan, source: str, fields: str) -> list[tuple[Any, ...]]:
     """Lines about a table and a source, since the table was last replaced, the newest first."""
-    if not {BOOKS, plan.table} <= set(table_names(wh._connection)):
+    if not all(has_table(wh._connection, one) for one in (BOOKS, plan.table)):
         return []
     query = f"SELECT epoch_us(ingested_at), mode, source, {fields} FROM lake.{BOOKS} WHERE \"table\" = ? ORDER BY ingested_at DESC"
     lines = wh._connection.execute(query, [plan.table]).fetchall()

@@ -130,6 +130,7 @@ def push(
     that cannot be kept, `OnlineUnavailable`, and those of a disk or a store that is full. Whatever was put before stays, and the next push puts the rest.
     """
     view = store.view(view) if isinstance(view, str) else view
+    _computed_until(store, view)  # before one that is refused is registered
     store.register(view)
     began, at = time.monotonic(), at or datetime.now(timezone.utc)
     for instant in filter(None, (since, at)):

@@ -104,6 +104,7 @@ def training_set(
     on_demand = tuple(one for one in features if isinstance(one, OnDemand))
     if table.removeprefix("features.") in store.names():
         raise BadData(table, "It is the table of a view.", "Give the training set another name.")
+    _check_held(store, [one for one in features if isinstance(one, FeatureView)])  # before one that is refused is registered
     views, only = wanted_features(store, [one for one in features if not isinstance(one, OnDemand)])
     question = Question(spine, views, only, at, label, label_known, as_names(key), finish, on_demand)
     try:
