@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -218,6 +219,7 @@ def test_places_do_not_touch_one_another(online):
     assert online.drop(LAYOUT.place) == 1
     assert list(online.read([LAYOUT.key((7,)), other.key((7,))])) == [None, other.row(1, 0, [7])]
     assert LAYOUT.place not in online.notes() and online.notes()[other.place] == other.to_json()
+    online.drop(other.place)
 
 
 # pushes that are ended in the middle
@@ -229,6 +231,23 @@ def some_facts(wh, name, value, keys=400):
     view = FeatureView(name, "key", "known_at", f"FROM raw.{name}", timedelta(days=100_000))
     materialize(FeatureStore(wh), view)
     return view
+
+
+def test_the_version_pushed_last_is_read_where_a_clock_was_put_back(wh, online, monkeypatch):
+    class Back(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) - timedelta(hours=2)
+
+    old = some_facts(wh, "clocked", 1, keys=3)
+    push(FeatureStore(wh), old, online)
+    new = replace(old, ttl=timedelta(days=99_999))
+    materialize(FeatureStore(wh), new)
+    monkeypatch.setattr(pushing, "datetime", Back)
+    push(FeatureStore(wh), new, online)
+    first, last = held_online(online, "clocked")
+    assert last.pushed_at < first.pushed_at and [first.layout.version, last.layout.version] == [old.version, new.version]
+    assert online_reader(online, ["clocked"]).versions == {"clocked": new.version}
 
 
 def workspace_with(folder, store, password=""):

@@ -9,7 +9,7 @@ __all__ = ['EVENTS', 'Held', 'held_online', 'take_offline', 'not_pushed', 'lates
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 
 from ..data.catalog import identifier, quote
@@ -33,13 +33,14 @@ class Held:
     pushed_at: str = ""  # when the last push was completed, in UTC; none was: ''
     until: str = ""  # rows that became known before had been computed then, in UTC
     entities: int = 0  # that the last push found
+    number: int = 0  # of the last push that was completed, counted for each view
 
 
 def held_online(online: OnlineStore, view: str = "") -> list[Held]:  # of a view; default of all
     """What an online store holds, the last pushed last. Raises `OnlineUnavailable`."""
     said = [json.loads(text) for text in online.notes().values()]
     held = [Held(**one | {"layout": Layout(**one["layout"])}) for one in said]
-    return sorted((one for one in held if view in ("", one.layout.view)), key=lambda one: one.pushed_at)
+    return sorted((one for one in held if view in ("", one.layout.view)), key=lambda one: (one.number, one.pushed_at))
 
 
 def take_offline(
@@ -166,7 +167,8 @@ def _note(online: OnlineStore, held: Held) -> None:
 
 def _complete(online: OnlineStore, done: Held) -> None:
     """Note a push of all entities, and drop the rows of the same version whose columns had other types."""
-    _note(online, done)
-    for one in held_online(online, done.layout.view):
+    held = held_online(online, done.layout.view)
+    _note(online, replace(done, number=1 + max((one.number for one in held), default=0)))
+    for one in held:
         if one.layout.version == done.layout.version and one.layout != done.layout:
             online.drop(one.layout.place)
