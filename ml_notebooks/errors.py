@@ -691,8 +691,8 @@ class UnknownMethod(MLNotebooksError, KeyError):
 class NotCertified(MLNotebooksError, ValueError):
     """A training set has no certificate that it knows nothing of the future."""
 
-    def __init__(self, table: str, found: str):
-        do = "Make it again with `known`, and take out what looks ahead; or say why it may be used nevertheless, `uncertified='because …'`."
+    def __init__(self, table: str, found: str, do: str = "Make it again with `known`, and take out what looks ahead"):
+        do = f"{do}; or say why it may be used nevertheless, `uncertified='because …'`."
         super().__init__(f"`{table}` is not certified to know nothing of the future.", found, do)
 
 # %% ../nbs/library/01_errors.ipynb #3b2f2ef9

@@ -1,0 +1,81 @@
+"""What `train` takes for the rows of a training set: the same values in any width, and nothing that was changed on the way."""
+
+import pandas as pd
+import pytest
+from support.workspaces import make_workspace
+
+from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.errors import NotCertified
+from ml_notebooks.training.train import check_rows
+
+SET = """
+    SELECT i AS id, (i % 7)::TINYINT AS small, CASE WHEN i % 5 > 0 THEN i * 0.5 END AS real, CASE WHEN i % 3 > 0 THEN 'c' || (i % 11) END AS text, i % 4 = 0 AS late,
+        CASE WHEN i % 6 > 0 THEN i % 2 = 0 END AS maybe, TIMESTAMPTZ '2013-01-01 00:00:00Z' + to_minutes(i) AS known_at, DATE '2013-01-01' + (i % 300)::INTEGER AS day,
+        (i / 7)::DECIMAL(12, 3) AS exact, (i / 3)::FLOAT AS narrow, CASE WHEN i % 2 > 0 THEN i END AS whole, TIME '10:00:00' AS hour, [i, i + 1] AS list
+    FROM range(2000) AS rows(i)
+"""
+
+
+@pytest.fixture(scope="module")
+def wh(tmp_path_factory):
+    with open_warehouse(make_workspace(tmp_path_factory.mktemp("trained"))) as opened:
+        opened.publish("features.trained", SET)
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def rows(wh):
+    return wh.table("features.trained").df()
+
+
+SAME = {
+    "all": lambda rows: rows,
+    "none": lambda rows: rows.iloc[:0],
+    "some, some of them twice": lambda rows: rows.sample(frac=1.5, replace=True, random_state=0),
+    "another index": lambda rows: rows.set_index(rows.id * 2),
+    "columns in another order": lambda rows: rows[[*rows.columns[::-1]]],
+    "more columns": lambda rows: rows.assign(more=1),
+    "a target of 0 and 1": lambda rows: rows.assign(late=rows.late.astype(int)),
+    "categories": lambda rows: rows.assign(text=rows.text.astype("category")),
+    "32 bits": lambda rows: rows.assign(real=rows.real.astype("float32")),
+    "missing as NaN": lambda rows: rows.assign(whole=rows.whole.astype("float64"), maybe=rows.maybe.astype("float64")),
+    "another zone": lambda rows: rows.assign(known_at=rows.known_at.dt.tz_convert("America/New_York")),
+}
+
+
+@pytest.mark.parametrize("change", SAME.values(), ids=SAME)
+def test_the_rows_of_the_set_pass(wh, rows, change):
+    check_rows(wh, "features.trained", change(rows), tuple(rows.columns))
+
+
+def test_what_no_feature_reads_may_differ(wh, rows):
+    check_rows(wh, "features.trained", rows.assign(real=0.0), ("small", "text", "late", "not a column"))
+
+
+CHANGED = {
+    "the answer in a column": ("real", lambda rows: rows.assign(real=rows.late * 1.0)),
+    "another row's value": ("real", lambda rows: rows.assign(real=rows.real.to_numpy()[::-1])),
+    "what is missing filled in": ("real", lambda rows: rows.fillna({"real": 0.0})),
+    "a value taken away": ("text", lambda rows: rows.assign(text=rows.text.where(rows.id != 4))),
+    "another target": ("late", lambda rows: rows.assign(late=~rows.late)),
+    "an hour later": ("known_at", lambda rows: rows.assign(known_at=rows.known_at + pd.Timedelta(hours=1))),
+}
+
+
+@pytest.mark.parametrize(("column", "change"), CHANGED.values(), ids=CHANGED)
+def test_a_changed_column_is_named(wh, rows, column, change):
+    with pytest.raises(NotCertified, match=f"What differs is `{column}`"):
+        check_rows(wh, "features.trained", change(rows), tuple(rows.columns))
+
+
+def test_several_changed_columns_are_refused(wh, rows):
+    with pytest.raises(NotCertified, match="2,000 distinct rows"):
+        check_rows(wh, "features.trained", rows.assign(real=-1.0, small=99), tuple(rows.columns))
+
+
+def test_rows_that_cannot_be_compared_are_refused(wh, rows):
+    mixed = rows.assign(real=rows.real.astype(object).where(rows.id % 2 == 0, "x"))
+    with pytest.raises(NotCertified, match="cannot be compared"):
+        check_rows(wh, "features.trained", mixed, tuple(rows.columns))
+    with pytest.raises(NotCertified, match="cannot be compared"):
+        check_rows(wh, "features.trained", rows.assign(real="x"), tuple(rows.columns))
