@@ -13,7 +13,7 @@ from typing import Literal
 import duckdb
 
 from ..data.catalog import as_names, identifier
-from ..errors import UnknownFeature
+from ..errors import BadTransform, UnknownFeature, did_you_mean
 
 # %% ../../nbs/library/features/02_rolling.ipynb #23017209
 def rolling_query(
@@ -59,6 +59,7 @@ _AGGREGATES = {
     "distinct": "count(DISTINCT {0})",
 }
 _UNITS = {"minutes": "min", "hours": "h", "days": "d"}
+_LONGEST = 1_000_000  # of any unit
 
 
 def last(
@@ -66,11 +67,23 @@ def last(
     unit: Literal["minutes", "hours", "days"],
     **columns: str | Sequence[str],  # column -> what is wanted of it: mean, sum, count, share, min, max, deviation, median, first, last, distinct
 ) -> dict[str, tuple[str, timedelta]]:  # feature -> SQL aggregate and width of its window
-    """Aggregates over a window that ends now, called `<column>_<aggregate>_<window>`. Raises `UnknownFeature` for one that is not known."""
-    width, made = timedelta(**{unit: number}), {}
+    """Aggregates over a window that ends now, called `<column>_<aggregate>_<window>`.
+
+    Raises `UnknownFeature` for an aggregate that is not known, and `BadTransform` for a window that is none.
+    """
+    width, made = _width(number, unit), {}
     for column, wanted in columns.items():
         for name in as_names(wanted):
             if name not in _AGGREGATES:
                 raise UnknownFeature(name, _AGGREGATES)
             made[f"{column}_{name}_{number}{_UNITS[unit]}"] = (_AGGREGATES[name].format(identifier(column)), width)
     return made
+
+
+def _width(number: int, unit: str) -> timedelta:
+    """The width of a window. Raises `BadTransform`."""
+    if unit not in list(_UNITS):
+        raise BadTransform("last", f"There is no unit {unit!r}. {did_you_mean(str(unit), _UNITS)}".strip(), "Give minutes, hours or days.")
+    if type(number) is not int or not 0 < number <= _LONGEST:
+        raise BadTransform("last", f"Its window is {number!r} {unit}.", f"Give a whole number from 1 to {_LONGEST:,}.")
+    return timedelta(**{unit: number})

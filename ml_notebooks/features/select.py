@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ..data.catalog import as_names
 from ..data.drawings import CURRENT, REFERENCE, bar, page, small, table, tag
 from ..errors import BadTransform, UnknownColumn, UnknownMethod
 from ml_notebooks.features.relevance import (
@@ -217,7 +218,7 @@ def _folds(frame: pd.DataFrame, label: str, known: np.ndarray, folds: Any, group
 def select_features(
     frame: pd.DataFrame,  # features and the label, a row for each example
     label: str,  # the column that is to be predicted; rows without it do not count
-    methods: Sequence[str] = ("mutual_information",),  # others: permutation, stability, shadows, sequential, which fit models
+    methods: str | Sequence[str] = ("mutual_information",),  # one or several; others: permutation, stability, shadows, sequential, which fit models
     most: int | None = None,  # how many features to keep at most
     correlated: float = 0.95,  # absolute rank correlation from which on two features are too much alike
     suspect: float = 0.98,  # AUC or R² of a feature alone from which on it knows the label too well
@@ -230,8 +231,8 @@ def select_features(
 
     Raises `UnknownColumn`, `UnknownMethod`, `OneClass` for a label that does not vary, and `BadTransform` for a name that two columns have.
     """
+    methods = tuple(dict.fromkeys(as_names(methods))) or ("mutual_information",)
     _check(frame, label, groups, methods)
-    methods = tuple(dict.fromkeys(methods)) or ("mutual_information",)
     known = frame[label].notna().to_numpy()
     rows = frame[known]
     features = rows.drop(columns=[label, groups] if groups else label)

@@ -17,6 +17,9 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 from .select import select_features
 
 # %% ../../nbs/library/features/35_selector.ipynb #3fc3df26
+_NONE_BETTER = "kept nevertheless, because none is better"
+
+
 class FeatureSelector(SelectorMixin, BaseEstimator):
     """Keeps the features that `select_features` keeps, in their old order.
 
@@ -25,7 +28,7 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
 
     def __init__(
         self,
-        methods: tuple[str, ...] = ("mutual_information",),  # others: permutation, stability, shadows, sequential
+        methods: str | tuple[str, ...] = ("mutual_information",),  # one or several; others: permutation, stability, shadows, sequential
         most: int | None = None,  # how many features to keep at most
         correlated: float = 0.95,  # absolute rank correlation from which on two features are too much alike
         suspect: float = 0.98,  # AUC or R² of a feature alone from which on it knows the label too well; above 1 none does
@@ -44,7 +47,7 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
     def fit(self, X: Any, y: Any) -> "FeatureSelector":
         """Choose features by the rows given.
 
-        Raises `OneClass` for a label that does not vary.
+        Raises `OneClass` for a label that does not vary, and `UnknownMethod`.
         """
         frame, label = _frame(self, X, y)
         selection = select_features(frame, label, self.methods, self.most, self.correlated, self.suspect, self.folds, sample=self.sample, seed=self.random_state)
@@ -53,7 +56,7 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
         kept = selection.kept or [verdict.feature for verdict in selection.verdicts if verdict.judged][:1]
         self.support_ = np.array([verdict.feature in kept for verdict in ordered])
         self.ranking_ = np.array([verdict.rank for verdict in ordered])
-        self.reasons_ = [verdict.reason for verdict in ordered]
+        self.reasons_ = [verdict.reason + f"; {_NONE_BETTER}" * (verdict.feature in kept and not verdict.keep) for verdict in ordered]
         return self
 
     def transform(self, X: Any) -> Any:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadData, BadEntity, BadSource, MissingExtra, NotServable, SourceUnavailable
 from .events import Folded, text_of
+from .redis_store import REDIS
 from ..logs import redact
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class EventStream:
 def connected(stream: EventStream) -> Iterator[Any]:
     """A client of a stream's Redis.
 
-    Raises `MissingExtra`, `BadSource` for an address with a password or a key that holds no stream, and `SourceUnavailable`.
+    Raises `MissingExtra`, `BadSource` for an address that is none or has a password and for a key that holds no stream, and `SourceUnavailable`.
     """
     if find_spec("redis") is None:
         raise MissingExtra("`redis://`", "redis", "redis")
@@ -59,7 +60,11 @@ def connected(stream: EventStream) -> Iterator[Any]:
     if "@" in stream.address:
         raise BadSource(stream.address, "Its address holds a user or a password.", "Put the password into .env and give it as `password`.")
     try:
-        with redis.Redis.from_url(stream.address, password=stream.password or None, socket_timeout=10, socket_connect_timeout=5) as client:
+        connection = redis.Redis.from_url(stream.address, password=stream.password or None, socket_timeout=10, socket_connect_timeout=5)
+    except (ValueError, AttributeError) as error:
+        raise BadSource(str(stream.address), "It is no address of a Redis.", f"Give {REDIS}.") from error
+    try:
+        with connection as client:
             yield client
     except (redis.AuthenticationError, redis.ResponseError) as error:
         raise BadSource(f"{stream.address} {stream.key}", f"{_said(stream, error)}.", "Nothing was acknowledged: mend it and run it again.") from error
