@@ -12,6 +12,7 @@ from ml_notebooks.errors import (
     BadIncrement,
     BadSpine,
     BadView,
+    InvalidTableName,
     NaiveTime,
     StaleFeatures,
     UnknownFeature,
@@ -61,12 +62,42 @@ def test_mistaken_training_sets_say_what_was_meant(store, spine, features, error
     assert store.wh.snapshots()["snapshot"].max() == before
 
 
+RUBBISH = {
+    "no rows ask": ({"spine": None}, BadData, "Correct the spine"),
+    "a list asks": ({"spine": [1, 2]}, BadData, "Correct the spine"),
+    "a cast fails in the spine": ({"spine": SPINE.replace("'EWR' AS origin", "('E' || range)::BIGINT AS origin") + " FROM range(3)"}, BadData, "Could not convert"),
+    "a value cannot be parsed in the spine": ({"spine": f"{SPINE}, strptime('E' || range, '%Y') AS day FROM range(3)"}, BadData, "Could not parse"),
+    "`finish` names no column": ({"finish": lambda joined: f"SELECT lost FROM ({joined})"}, BadData, "lost"),
+    "`finish` gives nothing": ({"finish": lambda joined: None}, BadData, "Correct the spine, `finish`"),
+    "`finish` casts what is no number": ({"finish": lambda joined: f"SELECT origin::BIGINT AS n FROM ({joined})"}, BadData, "EWR"),
+    "a feature is a number": ({"features": 5}, UnknownFeature, "5"),
+    "a cut without a zone": ({"known": {}, "cuts": [datetime(2013, 7, 1)]}, NaiveTime, "`cuts`"),
+    "a cut is a text": ({"known": {}, "cuts": ["2013-07-01"]}, NaiveTime, "`cuts`"),
+    "a name without a schema": ({"table": "refused"}, InvalidTableName, "refused"),
+    "the table of something else": ({"table": "clean.orders"}, BadData, "no training set"),
+    "what it asks of": ({"table": "clean.orders", "spine": "clean.orders"}, BadData, "no training set"),
+    "a book of the store": ({"table": "ops.feature_views"}, BadData, "no training set"),
+}
+
+
+@pytest.mark.parametrize(("given", "error", "words"), RUBBISH.values(), ids=RUBBISH)
+def test_rubbish_is_refused_and_changes_nothing(store, given, error, words):
+    if "clean.orders" not in store.wh.names():
+        store.wh.publish("clean.orders", SPINE)
+    before = store.wh.snapshots()["snapshot"].max()
+    with pytest.raises(error, match=words):
+        training_set(store, **{"table": "features.refused", "spine": SPINE, "features": ["last"]} | given)
+    assert store.wh.snapshots()["snapshot"].max() == before
+
+
 MISTAKEN_VIEWS = {
     "its entity is called otherwise": ({"entity": "orign"}, BadData, "no column orign; it has origin, landed_at, delay. Did you mean `origin`"),
     "its time is called otherwise": ({"timestamp": "landed"}, BadData, "Did you mean `landed_at`"),
     "no time of writing": ({"created": "written_at"}, BadData, "no column written_at"),
     "its time is a text": ({"query": ROWS.replace("::TIMESTAMPTZ", "")}, NaiveTime, "VARCHAR"),
     "two rows for one entity and time": ({"query": f"{ROWS} UNION ALL SELECT 'EWR', TIMESTAMPTZ '2013-07-01 10:00:00Z', 7"}, BadData, "at origin EWR and landed_at 2013-07-01 10:00:00"),
+    "a text that is no time": ({"query": ROWS.replace("landed::TIMESTAMPTZ", "strptime(landed, '%d.%m.%Y')::TIMESTAMPTZ")}, BadData, "Could not parse"),
+    "a query that raises": ({"query": ROWS.replace("delay FROM", "error('broken') AS delay FROM")}, BadData, "broken"),
     "its table does not exist": ({"query": "FROM clean.lost"}, KeyError, "`clean.lost` is not in the warehouse"),
     "it reads another's table in silence": ({"query": "FROM features.last"}, BadView, "does not say so"),
     "it reads itself": ({"name": "last", "query": "FROM features.last"}, BadView, "does not say so"),
@@ -81,6 +112,7 @@ def test_mistaken_views_say_what_was_meant_and_change_no_rows(store, wrong, erro
     with pytest.raises(error, match=words):
         materialize(store, replace(LAST, **{"name": "mistaken"} | wrong))
     assert store.wh.table("features.last").fetchall() == rows and "features.mistaken" not in store.wh.names()
+    assert "mistaken" not in FeatureStore(store.wh).names()
 
 
 def test_rows_that_are_the_same_are_one(store):
@@ -97,6 +129,17 @@ def test_rows_of_the_future_wait_until_it_has_come(store):
     for beside, answered in ((timedelta(microseconds=-1), 0), (timedelta(0), 1)):
         spine = f"SELECT 'EWR' AS origin, TIMESTAMPTZ '{(ahead + beside).isoformat()}' AS asked_at"
         assert training_set(store, "features.waited", spine, ["ahead"]).answers["ahead"].answered == answered
+
+
+def test_what_came_after_a_range_of_the_future_is_not_passed_over(store):
+    now = datetime.now(timezone.utc)
+    view = replace(LAST, name="beyond", query="FROM clean.beyond")
+    row = "SELECT 'EWR' AS origin, TIMESTAMPTZ '{}' AS landed_at, {} AS delay"
+    store.wh.publish("clean.beyond", row.format((now + 24 * HOUR).isoformat(), 1))
+    assert materialize(store, view, until=now + 10_000 * HOUR).rows == 1
+    store.wh.append("clean.beyond", row.format(datetime.now(timezone.utc).isoformat(), 2))
+    materialize(store, view, since="last")
+    assert store.wh.sql("SELECT delay FROM features.beyond ORDER BY delay").fetchall() == [(1,), (2,)]
 
 
 def at(monkeypatch, moment):

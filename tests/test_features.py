@@ -1,5 +1,6 @@
 """Features as they were known: the join held against a search through all rows, increments killed and repeated."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -15,6 +16,8 @@ from support.workspaces import make_workspace
 import ml_notebooks.features.materialize as materializing
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import BadData, BadSpine, BadView, StaleFeatures
+from ml_notebooks.features.catalogue import catalogue
+from ml_notebooks.features.certificate import FRAME, find_certificate
 from ml_notebooks.features.materialize import held_versions, materialize
 from ml_notebooks.features.point_in_time import point_in_time_query
 from ml_notebooks.features.push import push
@@ -335,3 +338,28 @@ def test_a_call_that_is_refused_registers_nothing(wh):
         with pytest.raises(StaleFeatures):
             call()
         assert FeatureStore(wh).view("refused") == new
+
+
+def test_what_says_nothing_about_values_is_written_down_when_it_changes(wh):
+    wh.publish("clean.owned", "SELECT 'a' AS key, TIMESTAMPTZ '2013-01-01' AS known_at, 1 AS n")
+    view = FeatureView("owned", "key", "known_at", "FROM clean.owned", timedelta(days=9))
+    materialize(FeatureStore(wh), view)
+    patient = replace(view, late=timedelta(days=3), owner="someone", online=True)
+    for _ in range(2):
+        FeatureStore(wh).register(patient)
+    assert patient.version == view.version and FeatureStore(wh).view("owned") == patient
+    (entry,) = catalogue(FeatureStore(wh)).search("someone").entries
+    assert (entry.version.name, entry.versions, entry.rows) == ("owned", 1, 1)
+    wh.append("clean.owned", "SELECT 'b' AS key, now() - INTERVAL 2 DAY AS known_at, 2 AS n")
+    assert materialize(FeatureStore(wh), "owned", since="last").rows == 1
+
+
+def test_a_certificate_tells_what_it_took_for_known_and_which_tables_it_read(wh):
+    wh.publish("clean.read", "SELECT range % 3 AS who, TIMESTAMPTZ '2013-07-01 00:00:00Z' + to_minutes(range) AS known_at, range AS value FROM range(300)")
+    store, view = FeatureStore(wh), FeatureView("read", "who", "known_at", "FROM clean.read")
+    materialize(store, view)
+    asked = "SELECT range AS number, range % 3 AS who, TIMESTAMPTZ '2013-07-01 01:00:00Z' + to_minutes(range) AS asked_at FROM range(200)"
+    by_query, by_frame = (training_set(store, "features.told", spine, [view], known={"clean.read": "known_at"}, key="number").certificate for spine in (asked, wh.sql(asked).df()))
+    assert by_query.holds and by_query.assumed == () and by_frame.holds and by_frame.assumed == (FRAME,) and FRAME in repr(by_frame)
+    assert by_frame.tables == {"clean.read": wh.version("clean.read"), "features.read": wh.version("features.read")}
+    assert find_certificate(store, "features.told", by_frame.digest) == by_frame

@@ -94,8 +94,13 @@ def _unknown_table(table: str, known: list[str], snapshot: int | None) -> Unknow
     return unknown
 
 # %% ../../nbs/library/data/03_messages.ipynb #690147eb
-def explain_write(error: Exception, workspace: Workspace, table: str) -> MLNotebooksError:
+def explain_write(
+    error: Exception,
+    workspace: Workspace,
+    table: str,
+    do: str = "",  # what there is to do, unless the disk is full; default: give data that fits
+) -> MLNotebooksError:
     """Why a table could not be written."""
     if is_disk_full(error, workspace):
         return DiskFull(f"`{table}`", _first_line(error, workspace))
-    return BadData(table, _first_line(error, workspace))
+    return BadData(table, _first_line(error, workspace), *filter(None, [do]))

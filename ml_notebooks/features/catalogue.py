@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..data.inspection import has_table
 from ..errors import UnknownFeature
-from .materialize import INCREMENTS, STATISTICS
+from .materialize import STATISTICS, increments_of, reached
 from .on_demand import ON_DEMAND
 from .store import VIEWS, FeatureStore
 from .training_set import TRAINING_SETS
+from .view import FeatureView
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +57,7 @@ class Entry:
     versions: int  # on record
     features: tuple[str, ...]  # of a view: as its last increment had them
     rows: int | None  # None: it is not materialised
-    computed_to: datetime | None  # rows before this instant are materialised
+    computed_to: datetime | None  # all rows before this instant are materialised
 
     @property
     def entity(self) -> tuple[str, ...]:
@@ -131,17 +132,18 @@ def versions(
     name: str = "",  # of a view or of on-demand features; default all
     models: Models | None = None,
 ) -> list[Version]:
-    """Every version on record, in the order in which they were registered. Raises `UnknownFeature`."""
+    """Every version on record, as it was registered last, in that order. Raises `UnknownFeature`."""
     uses = _used_in(store, models or {})
     books: list[tuple[Kind, str, str]] = [("view", VIEWS, "view"), ("on demand", ON_DEMAND, "feature")]
-    found = []
+    found: dict[tuple[str, str], Version] = {}
     for kind, book, called in books:
         for one, version, at, by, run, text in _lines(store, book, [called, "version", "registered_at", "registered_by", "run", "definition"]):
             sets, trained = (tuple(user for user, made_with in users.items() if made_with.get(one) == version) for users in uses)
-            found.append(Version(one, kind, version, at, by, run, json.loads(text), sets, trained))
-    if name and name not in (one.name for one in found):
-        raise UnknownFeature(name, [one.name for one in found])
-    return [one for one in found if name in ("", one.name)]
+            found.pop((one, version), None)  # it was registered before, maybe with another owner or other words
+            found[one, version] = Version(one, kind, version, at, by, run, json.loads(text), sets, trained)
+    if name and name not in (one for one, _ in found):
+        raise UnknownFeature(name, [one for one, _ in found])
+    return [one for one in found.values() if name in ("", one.name)]
 
 # %% ../../nbs/library/features/36_catalogue.ipynb #41a7db85
 def catalogue(
@@ -152,33 +154,35 @@ def catalogue(
     known: dict[tuple[str, str], list[Version]] = {}
     for one in versions(store, models=models):
         known.setdefault((one.kind, one.name), []).append(one)
-    done = {view: (version, until) for view, version, until in _lines(store, INCREMENTS, ["view", "version", "until"])}
-    features: dict[str, dict[str, None]] = {}
+    features: dict[tuple[str, str], dict[str, None]] = {}
     for view, version, feature in _lines(store, STATISTICS, ["view", "version", "feature"]):
-        if version == done[view][0]:
-            features.setdefault(view, {})[feature] = None
-    return Catalogue(tuple(_entry(store, kept, done, features) for _, kept in sorted(known.items(), key=lambda pair: pair[0][1])))
+        features.setdefault((view, version), {})[feature] = None
+    return Catalogue(tuple(_entry(store, kept, features) for _, kept in sorted(known.items(), key=lambda pair: pair[0][1])))
 
 
-def _entry(store: FeatureStore, kept: Sequence[Version], done: Mapping[str, tuple[str, datetime]], features: Mapping[str, Mapping[str, None]]) -> Entry:
+def _entry(store: FeatureStore, kept: Sequence[Version], features: Mapping[tuple[str, str], Mapping[str, None]]) -> Entry:
     newest = kept[-1]
-    if newest.kind == "on demand" or newest.name not in done or not has_table(store.wh._connection, f"features.{newest.name}"):
-        return Entry(newest, len(kept), (newest.name,) if newest.kind == "on demand" else (), None, None)
-    version, until = done[newest.name]
+    if newest.kind == "on demand":
+        return Entry(newest, len(kept), (newest.name,), None, None)
+    done = increments_of(store, FeatureView(newest.name, (), "known_at", "asked for by its name alone"))
+    if not done:
+        return Entry(newest, len(kept), (), None, None)
+    version = done[-1][0]
     used = next((one for one in kept if one.version == version), newest)
     rows = store.wh.sql(f"SELECT count(*) FROM features.{newest.name}").fetchall()[0][0]
-    return Entry(used, len(kept), tuple(features.get(newest.name, ())), rows, until)
+    return Entry(used, len(kept), tuple(features.get((newest.name, version), ())), rows, reached(done))
 
 # %% ../../nbs/library/features/36_catalogue.ipynb #b9b723d6
 def statistics(
     store: FeatureStore,
     view: str = "",  # default all
 ) -> "pd.DataFrame":
-    """What features looked like in each increment, in the order of computing, and how far each moved since the one before of its version. Raises `UnknownFeature`."""
+    """What features looked like in each increment as it was computed last, and how far each moved since the one before of its version. Raises `UnknownFeature`."""
     import pandas as pd
 
     columns = "view, version, since, until, feature, type, rows, missing, distinct_values, mean, deviation, quarter, median, three_quarters, least, greatest"
-    looks = pd.DataFrame(_lines(store, STATISTICS, columns.split(", ")), columns=columns.split(", "))
+    last = {line[:5]: line for line in _lines(store, STATISTICS, columns.split(", "))}  # by view, version, range and feature
+    looks = pd.DataFrame(list(last.values()), columns=columns.split(", "))
     before = looks.groupby(["view", "version", "feature"])[["mean", "deviation"]].shift()
     looks["moved"] = (looks["mean"].astype(float) - before["mean"].astype(float)) / before["deviation"].astype(float).where(lambda deviation: deviation > 0)
     found = looks[looks.view == view].reset_index(drop=True) if view else looks

@@ -18,6 +18,7 @@ import duckdb
 
 from ..data.catalog import identifier, quote
 from ..data.inspection import has_table
+from ..data.messages import explain_write
 from ..data.queries import what_is_read
 from ..data.staging import Staged
 from ..errors import BadData, BadIncrement, BadView, NaiveTime, StaleFeatures, did_you_mean
@@ -108,11 +109,11 @@ def _within(view: FeatureView, since: datetime | None, until: datetime | None) -
 
 
 @contextmanager
-def _explained(view: FeatureView) -> Iterator[None]:
+def _explained(store: FeatureStore, view: FeatureView) -> Iterator[None]:
     try:
         yield
-    except duckdb.DataError as error:
-        raise BadData(view.table, f"{str(error).splitlines()[0].rstrip('.')}.", "Correct the query, or what it reads; the table was not changed.") from error
+    except duckdb.Error as error:
+        raise explain_write(error, store.wh.workspace, view.table, "Correct the query, or what it reads; the table was not changed.") from error
 
 
 def _stage(store: FeatureStore, view: FeatureView, query: str, since: datetime | None, until: datetime | None) -> None:
@@ -120,7 +121,7 @@ def _stage(store: FeatureStore, view: FeatureView, query: str, since: datetime |
     condition = f"WHERE {identifier(view.timestamp)} IS NULL OR ({_within(view, since, until)})"
     order = ", ".join(map(identifier, view.keys))
     run = store.wh._connection.execute
-    with _explained(view):
+    with _explained(store, view):
         run(f"CREATE OR REPLACE TEMP TABLE {FEATURE_ROWS} AS SELECT * FROM ({_instants(view, types, query)}) {condition} ORDER BY {order}")
     if not _ties(store, order):
         return
@@ -155,14 +156,14 @@ _INCREMENT = (
 Since = datetime | Literal["last"] | None
 
 
-Done = tuple[str, datetime | None, datetime]  # of an increment: the view's version, and its range
+Done = tuple[str, datetime | None, datetime]  # of an increment: the view's version, and its range, which ends at the latest when it was computed
 
 
 def increments_of(store: FeatureStore, view: FeatureView) -> list[Done]:
     """The last computation of all rows of a view, and the increments since."""
     if not (has_table(store.wh._connection, INCREMENTS) and has_table(store.wh._connection, view.table)):
         return []
-    query = f"SELECT version, epoch_us(since), epoch_us(until) FROM lake.{INCREMENTS} WHERE view = ? ORDER BY rowid"
+    query = f"SELECT version, epoch_us(since), epoch_us(least(until, computed_at)) FROM lake.{INCREMENTS} WHERE view = ? ORDER BY rowid"
     lines = store.wh._connection.execute(query, [view.name]).fetchall()
     whole = max((number for number, (_, since, _) in enumerate(lines) if since is None), default=0)
     return [(version, _moment(since), datetime.fromtimestamp(until / 1e6, timezone.utc)) for version, since, until in lines[whole:]]
@@ -200,7 +201,7 @@ def _range(store: FeatureStore, view: FeatureView, since: Since, until: datetime
         found = f"The table holds version {held}, and this is {view.version}." if held else "Nothing of it was computed before."
         raise BadIncrement(view.name, found, "Compute all of it first, without `since`.")
     if start is not None and start >= until:
-        raise BadIncrement(view.name, f"It would begin at {start} and end at {until}.", "Give a range that is not empty; where the clock was put back, give `until`.")
+        raise BadIncrement(view.name, f"It would begin at {start} and end at {until}.", "Give a range that is not empty; where the clock was put back, give the instant from which to compute again as `since`.")
     return start
 
 
@@ -258,7 +259,7 @@ def _after(moment: datetime, partition: Partition) -> datetime:
 
 def _first(store: FeatureStore, view: FeatureView) -> datetime | None:
     """The first event time of a view; None where it has no rows."""
-    with _reading(store, view) as query, _explained(view):
+    with _reading(store, view) as query, _explained(store, view):
         rows = _instants(view, _types(store, view, query), query)
         ((first,),) = store.wh._connection.execute(f"SELECT epoch_us(min({identifier(view.timestamp)})) FROM ({rows})").fetchall()
     return _moment(first)
@@ -284,13 +285,13 @@ def materialize(
 ) -> Increment:  # of parts: what this call did, together
     """Compute the rows of a view for a range of event times, in place of what `features.<view>` held of it.
 
-    `"last"` does not see what an input was given or corrected further back than the view's `late`: compute that range again, from an instant on.
+    `"last"` does not see what an input was given or corrected further back than the view's `late`: compute that range again, from an instant on. After a range that reached into the future it
+    begins at the instant at which that was computed.
 
     Raises `BadIncrement`, `BadData` for columns that are missing and rows that tie, `NaiveTime`, and `StaleFeatures` for a view that it reads and
     that is not computed; the table is then as it was, or as the last part has left it.
     """
     view = store.view(view) if isinstance(view, str) else view
-    store.register(view)
     if has_table(store.wh._connection, view.table) and not increments_of(store, view):
         raise BadView(view.name, f"There is a table `{view.table}` already, which the store did not compute.", "Give the view another name, or drop the table.")
     end = _end(store, view, until)
@@ -319,6 +320,7 @@ def _compute(
         left_out = _take_out(store, " OR ".join(f"{identifier(key)} IS NULL" for key in view.keys)) + (undated if since == whole[0] or whole[1] is None else 0)
         ahead = _take_out(store, f"NOT ({_within(view, None, until)})")
         looks = _looks(store, view)
+        store.register(view)
         with store.wh.transaction(f"materialize {view.name}"):
             rows, replaced = _write(store, view, since, until)
             done = Increment(view.name, view.version, since, until, rows, replaced, left_out, ahead, time.monotonic() - began)

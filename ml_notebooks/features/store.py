@@ -48,12 +48,15 @@ class FeatureStore:
         self._views: dict[str, FeatureView] = {}  # registered here, by name
 
     def register(self, *views: FeatureView) -> "FeatureStore":
-        """Make views and those that they are computed from known, and return the store. A version is not written again where it is the newest on record, or on record at all for one that others are computed from."""
-        needed = in_order(*views)
-        said = [(view.name, view.version) for view in needed]
-        lines = self.wh._connection.execute(f"SELECT view, version FROM lake.{VIEWS} ORDER BY rowid").fetchall() if has_table(self.wh._connection, VIEWS) else []
-        known, newest, asked = set(lines), set(dict(lines).items()), {view.name for view in views}
-        new = [view for view, name in zip(needed, said, strict=True) if name not in (newest if view.name in asked else known)]
+        """Make views and those that they are computed from known, and return the store.
+
+        A definition is not written again where it is the newest on record, or for one that others are computed from, where its version is on record at all.
+        """
+        needed, asked = in_order(*views), {view.name for view in views}
+        query = f"SELECT view, version, definition FROM lake.{VIEWS} ORDER BY rowid"
+        lines = self.wh._connection.execute(query).fetchall() if has_table(self.wh._connection, VIEWS) else []
+        known, newest = {(name, version) for name, version, _ in lines}, {name: text for name, _, text in lines}
+        new = [view for view in needed if (newest.get(view.name) != _text(view) if view.name in asked else (view.name, view.version) not in known)]
         if new:
             with self.wh.transaction(f"register {', '.join(view.name for view in new)}"):
                 keep_lines(self.wh, VIEWS, _FIELDS, [_line(view) for view in new])
@@ -83,7 +86,11 @@ class FeatureStore:
 # %% ../../nbs/library/features/04_store.ipynb #104e821b
 def _line(view: FeatureView) -> tuple[Any, ...]:
     run = current_run().get("run", "")
-    return view.name, view.version, datetime.now(timezone.utc), current_user(), run, json.dumps(definition(view))
+    return view.name, view.version, datetime.now(timezone.utc), current_user(), run, _text(view)
+
+
+def _text(view: FeatureView) -> str:
+    return json.dumps(definition(view))
 
 
 def definition(view: FeatureView) -> dict[str, Any]:

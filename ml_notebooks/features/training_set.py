@@ -14,11 +14,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from ..data.catalog import as_names, identifier
+import duckdb
+
+from ..data.catalog import as_names, check_table_name, identifier
 from ..data.inspection import has_table, table_versions
+from ..data.messages import explain_write
 from ..data.queries import what_is_read
 from ..data.staging import Staged
-from ..errors import BadData, StaleFeatures, UnknownTrainingSet
+from ..errors import BadData, NaiveTime, StaleFeatures, UnknownFeature, UnknownTrainingSet
 from .certificate import Certificate, certify, keep_certificate, newer_rows, usual_cuts
 from .materialize import held_versions
 from .on_demand import OnDemand, keep_on_demand
@@ -97,32 +100,54 @@ def training_set(
 ) -> TrainingSet:
     """Join what was known, publish it, and write down what went into it, with a certificate where `known` is given.
 
-    Raises `UnknownFeature`, `UnknownTable` for a view that is not materialised, `StaleFeatures` for one that is in another version, `BadSpine`, `BadOnDemand`, and `NaiveTime`; the warehouse is then
-    as it was. A certificate that does not hold is issued too; `train` refuses it.
+    Raises `UnknownFeature`, `UnknownTable` for a view that is not materialised, `StaleFeatures` for one that is in another version, `BadSpine`, `BadOnDemand`, `NaiveTime`, and `BadData` for a table
+    that is there and no training set, and where DuckDB cannot run the spine or `finish`; the warehouse is then as it was. A certificate that does not hold is issued too; `train` refuses it.
     """
     features = as_names(features)
     on_demand = tuple(one for one in features if isinstance(one, OnDemand))
-    if table.removeprefix("features.") in store.names():
-        raise BadData(table, "It is the table of a view.", "Give the training set another name.")
+    _check_asked(store, table, features, cuts or ())
     _check_held(store, [one for one in features if isinstance(one, FeatureView)])  # before one that is refused is registered
     views, only = wanted_features(store, [one for one in features if not isinstance(one, OnDemand)])
     question = Question(spine, views, only, at, label, label_known, as_names(key), finish, on_demand)
     try:
         _check_held(store, views)
-        columns = stage_spine(store, question)
-        stage_answer(store, question, columns, _FINISHED)
+        with _explained(store, table):
+            stage_answer(store, question, stage_spine(store, question), _FINISHED)
         keep_on_demand(store, *on_demand)
         versions, computed = ({one.name: one.version for one in those} for those in (views, on_demand))
         made = TrainingSet(table, 0, (), at, label, "", versions, _sources(store, spine, views), _answers(store, views, at), on_demand=computed)
         made = _described(store, made)
         if known is not None:
             newer, when = newer_rows(store, question), usual_cuts(store, question) if cuts is None else cuts
-            made = replace(made, certificate=certify(store, question, table, made.digest, _FINISHED, known, newer, when))
+            with _explained(store, table):
+                made = replace(made, certificate=certify(store, question, table, made.digest, _FINISHED, known, newer, when))
         return _publish(store, made)
     finally:
         forget(store, question, _FINISHED)
 
 # %% ../../nbs/library/features/10_training_set.ipynb #c5d20a77
+def _check_asked(store: FeatureStore, table: str, features: Sequence[Any], cuts: Sequence[datetime]) -> None:
+    """Raises `InvalidTableName`, `BadData`, `UnknownFeature` and `NaiveTime`."""
+    if check_table_name(table).removeprefix("features.") in store.names():
+        raise BadData(table, "It is the table of a view.", "Give the training set another name.")
+    if has_table(store.wh._connection, table) and table not in _lines(store):
+        raise BadData(table, "There is such a table already, and it is no training set.", "Give the training set another name, or drop the table.")
+    for one in features:
+        if not isinstance(one, str | FeatureView | OnDemand):
+            raise UnknownFeature(repr(one), store.names())
+    for cut in cuts:
+        if getattr(cut, "tzinfo", None) is None:
+            raise NaiveTime("the certificate", "cuts", type(cut).__name__, "Give instants: `datetime(2013, 7, 1, tzinfo=timezone.utc)`.")
+
+
+@contextmanager
+def _explained(store: FeatureStore, table: str) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise explain_write(error, store.wh.workspace, table, "Correct the spine, `finish`, or what they read; nothing was changed.") from error
+
+
 def _check_held(store: FeatureStore, views: Sequence[FeatureView]) -> None:
     held = held_versions(store, *views)
     for view in views:
@@ -191,15 +216,22 @@ def _publish(store: FeatureStore, made: TrainingSet) -> TrainingSet:
         line = (made.table, made.digest, made.rows, list(made.columns), made.at, made.label, *said, datetime.now(timezone.utc), current_user(), current_run().get("run", ""))
         keep_lines(store.wh, TRAINING_SETS, _FIELDS, [line])
         if made.certificate:
-            keep_certificate(store, made.certificate, made.views, made.tables)
+            keep_certificate(store, made.certificate, made.views)
     return made
+
+
+def _lines(store: FeatureStore) -> dict[str, tuple[Any, ...]]:
+    """Of each training set what was written down last."""
+    if not has_table(store.wh._connection, TRAINING_SETS):
+        return {}
+    fields = "digest, rows, columns, asked_at, label, views, tables, answers, on_demand"
+    lines = store.wh._connection.execute(f"SELECT training_set, {fields} FROM lake.{TRAINING_SETS} ORDER BY rowid").fetchall()
+    return {line[0]: line[1:] for line in lines}
 
 
 def find_training_set(store: FeatureStore, table: str) -> TrainingSet:
     """The training set that a table was last made as. Raises `UnknownTrainingSet`."""
-    fields = "digest, rows, columns, asked_at, label, views, tables, answers, on_demand"
-    lines = store.wh._connection.execute(f"SELECT training_set, {fields} FROM lake.{TRAINING_SETS} ORDER BY rowid").fetchall() if has_table(store.wh._connection, TRAINING_SETS) else []
-    found = {line[0]: line[1:] for line in lines}
+    found = _lines(store)
     if table not in found:
         raise UnknownTrainingSet(table, found)
     digest, rows, columns, at, label, views, tables, answers, computed = found[table]

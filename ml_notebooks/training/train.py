@@ -17,10 +17,10 @@ import pandas as pd
 import pyarrow as pa
 
 from ..data.catalog import identifier
+from ..data.columns import kind_of
 from ..data.warehouse import Warehouse
 from ..errors import NotCertified, UnknownTrainingSet
 from ..features.certificate import Certificate, find_certificate
-from ..features.on_demand import is_number
 from ..features.store import FeatureStore
 from ..features.training_set import TrainingSet, digest_of, find_training_set
 from .candidates import Candidate, fit_candidate
@@ -77,7 +77,7 @@ def _foreign(wh: Warehouse, table: str, types: Mapping[str, str]) -> int:
 
 def _alike(name: str, kind: str, handed: str) -> str:
     """SQL of a column so that a frame's and a table's are of one type, and what is missing is NULL."""
-    if not is_number(kind):
+    if kind_of(kind) not in ("number", "boolean"):
         return f"{identifier(name)}::{kind}"
     width = "FLOAT" if "FLOAT" in (kind, handed) else "DOUBLE"
     return f"nullif({identifier(name)}::{width}, 'nan')"
