@@ -12,6 +12,8 @@ from support.committed import compare_with_executed
 
 from ml_notebooks.dashboards.overview import last_run_html
 from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.features.online import EmbeddedStore, online_reader, push
+from ml_notebooks.features.store import FeatureStore, online_names
 from ml_notebooks.pipelines.graph import COLOURS
 from ml_notebooks.pipelines.ledger import read_steps
 from ml_notebooks.workspace import find_workspace
@@ -78,6 +80,24 @@ def test_the_run_knows_which_contracts_held(run, flights):
     tables = ["raw.airlines", "raw.airports", "raw.flights", "raw.planes", "raw.weather", "clean.schedule"]
     assert sorted(each["table"] for each in contracts) == sorted(tables) and all(each["held"] for each in contracts)
     assert kept == {(each["table"], each["version"]) for each in contracts}
+
+
+def test_online_answers_as_the_training_set_does(flights, tmp_path):
+    folder, _ = flights
+    with open_warehouse(find_workspace(folder), read_only=True) as wh:
+        asked = "FROM clean.schedule SEMI JOIN (SELECT asked_at FROM clean.schedule WHERE month = 12 GROUP BY ALL ORDER BY count(*) DESC, asked_at LIMIT 1) USING (asked_at)"
+        flights_asked = wh.sql(f"{asked} ORDER BY flight_id").df()
+        moment, store, online = flights_asked["asked_at"][0].to_pydatetime(), FeatureStore(wh), EmbeddedStore(tmp_path / "online")
+        names = online_names(store)
+        for view in names:
+            push(store, view, online, at=moment)
+        reader = online_reader(online, names)
+        answers = reader.read(flights_asked.astype(object).where(flights_asked.notna(), None).to_dict("records"), moment)
+        shared = [column for column in answers.columns if re.match("(origin|carrier|region|service|weather)_", column)]
+        chosen = ", ".join(f'"{column}"' for column in shared)
+        told = wh.sql(f"SELECT {chosen} FROM features.flights SEMI JOIN ({asked}) USING (flight_id) ORDER BY flight_id").fetchall()
+    assert len(names) == 11 and len(flights_asked) > 10 and len(shared) > 25
+    assert list(zip(*(answers.to_dict()[column] for column in shared), strict=True)) == told
 
 
 def test_sql_reads_what_the_run_wrote(flights, mlnb):
