@@ -14,12 +14,12 @@ __all__ = ['MLNotebooksError', 'did_you_mean', 'counted', 'nearest_or_all', 'Did
            'UnknownContract', 'BadContract', 'BadDraft', 'BeforeHistory', 'BadTime', 'NotAKey', 'UnknownColumn',
            'BadView', 'BadOnDemand', 'UnknownFeature', 'BadSpine', 'BadIncrement', 'UnknownTrainingSet',
            'StaleFeatures', 'BadTransform', 'UnknownMethod', 'NotCertified', 'NotServable', 'BadEntity',
-           'MissingEntity', 'NotPushed', 'OnlineFull', 'OnlineUnavailable', 'BadRecipe', 'UnknownPipeline',
-           'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell', 'UnknownParameter',
-           'BadParameter', 'NotRecordable', 'BadRecordName', 'GateFailed', 'UndeclaredWrite', 'StepFailed',
-           'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnsafeFolder', 'UnknownKernel',
-           'UnknownDashboard', 'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy', 'BadRange',
-           'BackfillFailed']
+           'MissingEntity', 'BadRequest', 'NotPushed', 'OnlineFull', 'OnlineUnavailable', 'BadRecipe',
+           'UnknownPipeline', 'BadPipeline', 'MissingNotebook', 'BadNotebook', 'BadParametersCell', 'NoParametersCell',
+           'UnknownParameter', 'BadParameter', 'NotRecordable', 'BadRecordName', 'GateFailed', 'UndeclaredWrite',
+           'StepFailed', 'KernelDied', 'UnknownStep', 'NothingToResume', 'PipelineBusy', 'UnsafeFolder',
+           'UnknownKernel', 'UnknownDashboard', 'DashboardFailed', 'PortTaken', 'NothingScheduled', 'SchedulerBusy',
+           'BadRange', 'BackfillFailed']
 
 # %% ../nbs/library/01_errors.ipynb #ddf6174b
 import re
@@ -596,8 +596,8 @@ class BeforeHistory(MLNotebooksError, KeyError):
 class BadTime(MLNotebooksError, ValueError):
     """Something that is to be a point in time is not one."""
 
-    def __init__(self, found: object):
-        super().__init__(f"`{found}` is no point in time.", "", "Give a snapshot's number, a datetime or a text such as `2026-03-14 09:00`; without a zone it is UTC.")
+    def __init__(self, found: object, why: str = "", do: str = "Give a snapshot's number, a datetime or a text such as `2026-03-14 09:00`; without a zone it is UTC."):
+        super().__init__(f"`{found}` is no point in time.", why, do)
 
 
 class NotAKey(MLNotebooksError, ValueError):
@@ -718,6 +718,15 @@ class MissingEntity(MLNotebooksError, KeyError):
         given = list(given)
         found = f"Given are {', '.join(f'`{name}`' for name in given) or 'none'}, and the view `{view}` has the key `{key}`. {did_you_mean(key, given)}".strip()
         super().__init__(f"An entity has no `{key}`.", found, "Give a value for each key of the views that are asked.")
+
+
+class BadRequest(MLNotebooksError, TypeError):
+    """A request for features does not say whom it is about."""
+
+    def __init__(self, found: str, keys: Iterable[str]):
+        names = ", ".join(f"`{key}`" for key in keys) or "nothing"
+        do = f"Give a dict, or a list of dicts or of tuples, with {names}; of a frame `frame.to_dict('records')`."
+        super().__init__("The request does not say whom it is about.", found, do)
 
 
 class NotPushed(MLNotebooksError, LookupError):

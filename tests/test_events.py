@@ -1,5 +1,6 @@
 """Events: folded one by one, or many at a time, into what the batch computes; streamed through a Redis that comes and goes."""
 
+import contextlib
 import math
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -13,6 +14,7 @@ from support.soak import SOAK, soak
 from support.workspaces import make_workspace
 
 from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.errors import BadData
 from ml_notebooks.features.events import Windowed, fold, ingest_events
 from ml_notebooks.features.materialize import materialize
 from ml_notebooks.features.online_rows import microseconds
@@ -217,6 +219,19 @@ def test_what_cannot_be_read_is_refused_with_its_reason(wh, value, reason):
     became, rows = fold(wh, with_fare, [good | {"fare": "12.50"}, good | value])
     assert list(became.refused) == [1] and reason in became.refused[1] and len(became.refused[1]) < 300
     assert became.in_order == 1 and len(rows) == 1
+
+
+@pytest.mark.parametrize("events", [None, 5, [5], [None], b"UA", [{"origin": "EWR"}, ("EWR", 1)]], ids=repr)
+def test_what_is_no_event_is_said_and_changes_nothing(wh, tmp_path, events):
+    wh.publish("clean.none", "SELECT '' AS origin, 0 AS event, now() AS known_at, 0.0::DOUBLE AS delay WHERE false")
+    windows, store = Windowed("none", "origin", "known_at", "event", "clean.none", last(1, "hours", delay="sum")), FeatureStore(wh)
+    materialize(store, windows.view)
+    with contextlib.closing(EmbeddedStore(tmp_path)) as online:
+        push(store, windows.view, online)
+        with pytest.raises(BadData, match=r"Event \d is .*Nothing was folded"):
+            ingest_events(wh, online, windows, events)
+        layout = held_online(online, "none")[0].layout
+        assert online.read([layout.key(("EWR",))]) == [None]
 
 
 def test_every_instant_with_a_time_zone_is_read(wh):

@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,11 +20,13 @@ from support.soak import SOAK, soak
 from support.workspaces import fill, make_workspace, small_disk
 
 from ml_notebooks.data.warehouse import open_warehouse
-from ml_notebooks.errors import DiskFull, NotPushed, OnlineUnavailable
+from ml_notebooks.errors import BadRequest, BadTime, DiskFull, NotPushed, OnlineUnavailable
 from ml_notebooks.features import push as pushing
 from ml_notebooks.features.materialize import materialize
+from ml_notebooks.features.on_demand import OnDemand
 from ml_notebooks.features.online import (
     EmbeddedStore,
+    Reader,
     RedisStore,
     held_online,
     online_reader,
@@ -419,3 +423,38 @@ def test_a_fork_while_threads_read_is_told_and_the_parent_reads_on(tmp_path):
         assert list(online.read([LAYOUT.key((7,))])) == [row]
     assert online._env.info()["num_readers"] < 10
     online.close()
+
+
+# what is no request
+
+
+WHOM = [
+    (5, "Found 5 (int)"),
+    (None, "Found None (NoneType)"),
+    ("EWR", "Found 'EWR' (str)"),
+    ({"EWR"}, "(set)"),
+    ([5], "Found 5 (int) for an entity"),
+    (["EWR"], "Found 'EWR' (str) for an entity"),
+    ([("EWR",), {"origin": "JFK"}], "not all given in one way"),
+    ([{"origin": "JFK"}, ("EWR",)], "not all given in one way"),
+    (pd.DataFrame({"origin": ["EWR"]}), "(DataFrame)"),
+]
+
+
+@pytest.mark.parametrize(("entities", "words"), WHOM, ids=repr)
+@pytest.mark.parametrize("demanding", [False, True])
+def test_a_request_that_names_nobody_says_what_was_found(tmp_path, entities, words, demanding):
+    layout = Layout("last", "0123456789ab", {"origin": "VARCHAR"}, {"delay": "BIGINT"}, 1)
+    store = EmbeddedStore(tmp_path)
+    store.note(layout.place, "")
+    twice = OnDemand("twice", {"last_delay": float}, lambda delay: delay * 2)
+    reader = Reader(store, [layout], {"last": ["delay"]}, on_demand=[twice] if demanding else ())
+    with contextlib.closing(store):
+        with pytest.raises(BadRequest, match=re.escape(words)):
+            reader.read(entities)
+
+
+@pytest.mark.parametrize(("at", "words"), [(START.replace(tzinfo=None), "names no time zone"), ("2013-07-01T12:00Z", "is a str"), (START.date(), "is a date"), (5, "is a int")])
+def test_an_instant_that_is_none_says_why(at, words):
+    with pytest.raises(BadTime, match=f"{words}.*tzinfo=timezone.utc"):
+        Reader(None, [], {}).read([], at=at)

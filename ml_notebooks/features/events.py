@@ -108,9 +108,9 @@ def _types(wh: Warehouse, windows: Windowed) -> dict[str, str]:
     return types
 
 
-def _texts(wh: Warehouse, events: Any, columns: Iterable[str]) -> list[list[str | None]]:
+def _texts(wh: Warehouse, windows: Windowed, events: Any, columns: Iterable[str]) -> list[list[str | None]]:
     """The values of each column as texts."""
-    if isinstance(events := as_events(events), list):
+    if isinstance(events := as_events(windows, events), list):
         return [[text_of(event.get(column)) for event in events] for column in columns]
     if not isinstance(events, str):
         wh._connection.register("events_given", events)
@@ -123,11 +123,16 @@ def _texts(wh: Warehouse, events: Any, columns: Iterable[str]) -> list[list[str 
             wh._connection.unregister("events_given")
 
 
-def as_events(events: Any) -> Any:
-    """Events that can be gone through again: a list of mappings, also of a single one; a frame, a table or a query as it is."""
+def as_events(windows: Windowed, events: Any) -> Any:
+    """Events that can be gone through again: a list of mappings, also of a single one; a frame, a table or a query as it is. Raises `BadData`."""
     if isinstance(events, str) or hasattr(events, "columns"):
         return events
-    return [events] if isinstance(events, Mapping) else list(events)
+    given = [events] if isinstance(events, Mapping) or not isinstance(events, Iterable) else list(events)
+    for place, event in enumerate(given):
+        if not isinstance(event, Mapping):
+            found = f"Event {place} is {event!r} ({type(event).__name__})."
+            raise BadData(windows.name, found, "Nothing was folded: give mappings of columns to values, a frame, or a table or query of the warehouse.")
+    return given
 
 
 def text_of(value: Any) -> str | None:
@@ -159,7 +164,7 @@ def _said(name: str, what: str) -> str:
 
 def _read(wh: Warehouse, windows: Windowed, types: Mapping[str, str], events: Any, now: datetime) -> list[tuple[Any, ...]]:
     """Put the events into a table; of each its place, why it cannot be read, whether its instant has not come, and its entity."""
-    texts = _texts(wh, events, types)
+    texts = _texts(wh, windows, events, types)
     columns = ", ".join(f"unnest(?::VARCHAR[]) AS {identifier(name)}" for name in types)
     typed = ", ".join(f"TRY_CAST({name} AS {kind}) AS {name}" for name, kind in ((identifier(name), kind) for name, kind in types.items()))
     ahead = f"coalesce(TRY_CAST({identifier(windows.timestamp)} AS TIMESTAMPTZ) > ?::TIMESTAMPTZ, false)"
@@ -258,7 +263,7 @@ def fold(
 ) -> tuple[Folded, dict[Entity, Latest]]:
     """What became of some events, and the latest rows of the entities that they are about.
 
-    Raises `BadView` where the events lack a column that the windows need, `NaiveTime`, and `BadData` where an aggregate cannot be computed.
+    Raises `BadView` where the events lack a column that the windows need, `NaiveTime`, and `BadData` for what is no event and where an aggregate cannot be computed.
     """
     import duckdb
 
@@ -327,10 +332,10 @@ def ingest_events(
 ) -> Folded:
     """Fold events into the rows that are served, and say what became of each; given again, they change nothing.
 
-    Raises `NotPushed`, `BadView`, `NaiveTime`, `BadData` where an aggregate cannot be computed, and the online store's errors; nothing is then changed.
+    Raises `NotPushed`, `BadView`, `NaiveTime`, `BadData` for what is no event and where an aggregate cannot be computed, and the online store's errors; nothing is then changed.
     """
     rows, kept = layouts = _layouts(online, windows.view)
-    events, now = as_events(events), now or datetime.now(timezone.utc)
+    events, now = as_events(windows, events), now or datetime.now(timezone.utc)
     while True:
         seen: dict[bytes, bytes | None] = {}
         became, latest = fold(wh, windows, events, partial(_there, wh, online, windows, layouts, seen, now), now)

@@ -8,15 +8,24 @@ __all__ = ['Status', 'Entities', 'open_online', 'Found', 'Reader', 'online_reade
            'push', 'take_offline']
 
 # %% ../../nbs/library/features/18_online.ipynb #77371f3d
+import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..data.catalog import as_names
-from ..errors import BadOnDemand, BadTime, MissingEntity, NotPushed, UnknownFeature
+from ml_notebooks.errors import (
+    BadOnDemand,
+    BadRequest,
+    BadTime,
+    MissingEntity,
+    MLNotebooksError,
+    NotPushed,
+    UnknownFeature,
+)
 from .on_demand import OnDemand, compute, plain_value
 from .online_rows import Layout, instant_of, microseconds
 from .online_store import NOTE, EmbeddedStore, OnlineStore
@@ -113,11 +122,11 @@ class _View:
             self._pick = itemgetter(slice(3, None))
 
     def keys(self, entities: Entities, names: Sequence[str]) -> list[bytes]:  # the names of the values, where entities are sequences
-        """The keys of some entities. Raises `MissingEntity` and `BadEntity`."""
+        """The keys of some entities. Raises `MissingEntity`, `BadEntity` and `BadRequest`."""
         wanted = self.layout.entity
         if not wanted:
             return [self.layout.place.encode()] * len(entities)
-        places = wanted if isinstance(entities[0], Mapping) else [names.index(name) for name in wanted]
+        places = wanted if isinstance(entities[0], Mapping) else _places(wanted, entities, names)
         try:
             return self.layout.keys([[entity[place] for entity in entities] for place in places])  # type: ignore[index]
         except (KeyError, IndexError) as error:
@@ -143,13 +152,32 @@ class _View:
         return values, stamps
 
 
-def _missing(layout: Layout, entities: Entities, names: Sequence[str]) -> MissingEntity:
-    """The error for the first entity that lacks a key."""
+def _missing(layout: Layout, entities: Entities, names: Sequence[str]) -> MLNotebooksError:
+    """The error for the first entity that lacks a key, or is given otherwise than the first."""
     for entity in entities:
         given = list(entity) if isinstance(entity, Mapping) else list(names)[: len(entity)]
         if lacking := next((name for name in layout.entity if name not in given), None):
             return MissingEntity(lacking, layout.view, given)
-    return MissingEntity("", layout.view, ())
+    return _no_request(entities, names)
+
+
+def _places(wanted: Iterable[str], entities: Entities, names: Sequence[str]) -> list[int]:
+    """Where the values of some keys stand in each entity. Raises `BadRequest` for a text, whose letters would be taken for values."""
+    if isinstance(entities[0], str):
+        raise _no_request(entities, names)
+    return [names.index(name) for name in wanted]
+
+
+def _no_request(entities: Any, names: Sequence[str]) -> BadRequest:
+    """The error for entities that are not given as dicts, nor as values in their order."""
+    if isinstance(entities, str | bytes) or not isinstance(entities, Sequence):
+        return BadRequest(f"Found {_shown(entities)}.", names)
+    odd = [one for one in entities if isinstance(one, str | bytes) or not isinstance(one, Mapping | Sequence)]
+    return BadRequest(f"Found {_shown(odd[0])} for an entity." if odd else "Its entities are not all given in one way.", names)
+
+
+def _shown(value: Any) -> str:
+    return f"{textwrap.shorten(repr(value), 80, placeholder=' …')} ({type(value).__name__})"
 
 # %% ../../nbs/library/features/18_online.ipynb #81c2b7ce
 class Reader:
@@ -177,20 +205,27 @@ class Reader:
     ) -> Found:
         """The features of some entities at an instant.
 
-        Raises `MissingEntity`, `BadEntity` for a value of the wrong type, `BadOnDemand`, `NotPushed` where a version was taken offline meanwhile, and `OnlineUnavailable`.
+        Raises `BadRequest` for what is no entity, `MissingEntity`, `BadEntity` for a value of the wrong type, `BadTime`, `BadOnDemand`,
+        `NotPushed` where a version was taken offline meanwhile, and `OnlineUnavailable`.
         """
         asked = time.time_ns() // 1000 if at is None else _asked(at)
         many = [entities] if isinstance(entities, Mapping) else entities
-        keys = [key for view in self._views for key in view.keys(many, self.entity)] if many else []
+        try:
+            keys = [key for view in self._views for key in view.keys(many, self.entity)] if many else []
+            count, request = len(many), _request(many, self.entity) if self.on_demand and many else None
+        except MLNotebooksError:
+            raise
+        except (TypeError, ValueError, AttributeError) as error:
+            raise _no_request(entities, self.entity) from error
         found = self.online.read(keys) if keys else []
         if None in found:
             self._check_there()
         rows: list[tuple[Any, ...]] = []
         stamps = {}
         for number, view in enumerate(self._views):
-            values, stamps[view.layout.view] = view.answers(found[number * len(many) : (number + 1) * len(many)], asked)
+            values, stamps[view.layout.view] = view.answers(found[number * count : (number + 1) * count], asked)
             rows = [before + more for before, more in zip(rows, values, strict=True)] if number else values
-        answer, request = Found(self.columns, rows, asked, stamps, self._ttls), _request(many, self.entity) if self.on_demand and many else None
+        answer = Found(self.columns, rows, asked, stamps, self._ttls)
         answer = _with_on_demand(answer, self.on_demand, request) if request is not None else answer
         if self.log:
             self._keep(self.log, many, answer, request)
@@ -216,8 +251,10 @@ class Reader:
 
 
 def _asked(at: datetime) -> int:
-    if at.tzinfo is None:
-        raise BadTime(at)
+    """An instant in microseconds. Raises `BadTime` for what is none."""
+    if getattr(at, "tzinfo", None) is None:
+        why = "It names no time zone." if isinstance(at, datetime) else f"It is a {type(at).__name__}."
+        raise BadTime(at, why, "Give a datetime with its time zone: `datetime(2013, 7, 1, 12, tzinfo=timezone.utc)`.")
     return microseconds(at)
 
 # %% ../../nbs/library/features/18_online.ipynb #3c0e5d7f
