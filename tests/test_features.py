@@ -250,7 +250,8 @@ def test_the_table_of_a_view_and_that_of_a_set_are_not_the_same(wh):
 
 
 def test_columns_of_one_name_are_refused(wh):
-    store, query = FeatureStore(wh), "SELECT origin, known_at, value AS {} FROM clean.turns"
+    wh.publish("clean.named_twice", "SELECT 'EWR' AS origin, TIMESTAMPTZ '2013-07-01 12:00:00Z' AS known_at, 1 AS value")
+    store, query = FeatureStore(wh), "SELECT origin, known_at, value AS {} FROM clean.named_twice"
     for name, feature in (("a", "b_c"), ("a_b", "c")):
         materialize(store, FeatureView(name, "origin", "known_at", query.format(feature)))
     asked = "SELECT 'EWR' AS origin, TIMESTAMPTZ '2013-07-01 13:00:00Z' AS asked_at"
@@ -258,6 +259,8 @@ def test_columns_of_one_name_are_refused(wh):
         training_set(store, "features.twice", asked, ["a", "a_b"])
     with pytest.raises(BadView, match="`a_b_c` would be"):
         training_set(store, "features.twice", f"{asked}, 1 AS a_b_c", ["a"])
+    with pytest.raises(BadView, match="`A_B_C` would be"):
+        training_set(store, "features.twice", f"{asked}, 1 AS A_B_C", ["a"])
 
 
 def test_what_a_function_took_along_counts_for_its_version():

@@ -6,6 +6,7 @@
 __all__ = ['visible_rows', 'feature_columns', 'joined_columns', 'check_spine', 'point_in_time_query']
 
 # %% ../../nbs/library/features/03_point_in_time.ipynb #4bd8e71e
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from ..data.catalog import identifier
@@ -54,7 +55,8 @@ def joined_columns(
         features = [*(column for column in rows.columns if column not in view.keys), *(["age"] if view.age else [])]
         wanted.append([feature for feature in features if feature in (only or {}).get(view.name, features)])
     names = [*spine, *(f"{view.name}_{feature}" for view, features in zip(views, wanted, strict=True) for feature in features)]
-    if twice := [name for name in names if names.count(name) > 1]:
+    alike = Counter(name.lower() for name in names)  # as DuckDB takes them
+    if twice := [name for name in names if alike[name.lower()] > 1]:
         raise BadView(views[0].name, f"`{twice[0]}` would be the name of two columns.", "Call a view, or a column of the spine, otherwise.")
     return wanted
 
