@@ -48,6 +48,38 @@ def report(tmp_path_factory):
     return root / run_pipeline(find_workspace(root), "small").report
 
 
+STANDS = """
+() => [...document.querySelectorAll("thead")].flatMap(head => [...head.rows[0].cells].flatMap((title, place) => {
+  const cells = [title, ...[...head.parentElement.tBodies[0].rows].map(row => row.cells[place])];
+  return title.textContent && new Set(cells.map(cell => getComputedStyle(cell).textAlign)).size === 1 ? [] : [title.textContent || "no title"];
+}))
+"""  # headings that are empty, or stand otherwise than the cells below them
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_headings_stand_as_their_cells_and_a_narrow_page_holds_its_contents(report, width):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        for name in ("features-page.html", "index.html"):
+            page.goto((report / name).as_uri())
+            assert page.evaluate(STANDS) == []
+        page.goto((report / "features-page.html").as_uri())
+        assert page.evaluate("() => [document.documentElement, document.querySelector('table')].every(part => part.scrollWidth <= part.clientWidth)")
+        assert page.locator("table").first.locator("th:visible").all_inner_texts() == [
+            *(["name", "rows", "computed to (UTC)"] if width == 390 else ["name", "entity", "features", "rows", "computed to (UTC)", "description"])
+        ]
+        browser.close()
+
+
+def test_a_run_that_took_over_all_leads_to_the_page_of_the_run_that_executed_it(report):
+    again = report.parents[2] / run_pipeline(find_workspace(report.parents[2]), "small").report
+    assert (again / "features.html").exists() and not (again / "features-page.html").exists()  # the first is the page of a step
+    assert f'<a href="../{report.name}/features-page.html">The features that run {report.name} read and wrote</a>' in (again / "index.html").read_text()
+
+
 def test_from_the_run_to_its_features_and_to_what_was_sought(report):
     from playwright.sync_api import sync_playwright
 

@@ -116,7 +116,7 @@ def test_the_report_is_whole_and_loads_nothing(run, flights):
     folder, _ = flights
     report = folder / run["report"]
     pages = sorted(path.name for path in report.glob("*.html"))
-    assert pages == sorted([*(f"{number:02}_{step}.html" for number, step in enumerate(STEPS, 1)), "features.html", "index.html"])
+    assert pages == sorted([*(f"{number:02}_{step}.html" for number, step in enumerate(STEPS, 1)), "features-page.html", "index.html"])
     for page in report.glob("*.html"):
         text = page.read_text()
         assert not re.findall(r"""<(?:script|link|img)[^>]+(?:src|href)=["']?https?:""", text)

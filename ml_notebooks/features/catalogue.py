@@ -164,7 +164,8 @@ def _entry(store: FeatureStore, kept: Sequence[Version], features: Mapping[tuple
     newest = kept[-1]
     if newest.kind == "on demand":
         return Entry(newest, len(kept), (newest.name,), None, None)
-    done = increments_of(store, FeatureView(newest.name, (), "known_at", "asked for by its name alone"))
+    named = FeatureView(newest.name, (), "known_at", "FROM nothing")  # its increments are found by its name alone
+    done = increments_of(store, named)
     if not done:
         return Entry(newest, len(kept), (), None, None)
     version = done[-1][0]

@@ -38,7 +38,8 @@ a { color: #0f5cab; } nav, footer { font-size: .9rem; color: var(--soft); } foot
 blockquote { margin: 0 0 1rem; color: var(--soft); font-size: 1.1rem; }
 table, th, td { border: 0; } table { border-collapse: collapse; font-size: .88rem; margin: .8rem 0; display: block; overflow-x: auto; }
 th, td { padding: .3rem .8rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--soft); font-weight: 600; } td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; } .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } .whole { white-space: nowrap; }
+@media (max-width: 40rem) { .aside { display: none; } }
 pre, code { font: .85rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
 pre { background: var(--wash); padding: .7rem .9rem; overflow-x: auto; border-radius: 6px; margin: .4rem 0; }
 img, svg:not(.plotly-figure svg) { max-width: 100%; height: auto; }
@@ -82,9 +83,10 @@ def escaped(text: object) -> str:
 def html_table(
     titles: Sequence[str],
     rows: Iterable[str],  # each as HTML
+    kinds: Mapping[str, str] = {},  # title -> the class of its column's cells, which its heading takes on
 ) -> str:
     """A table with a heading for each column."""
-    heads = "".join(f"<th>{title}</th>" for title in titles)
+    heads = "".join(f'<th class="{kinds.get(title, "")}">{title}</th>' for title in titles)
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -204,7 +206,9 @@ def _shown(step: StepResult, folder: Path) -> str:
         link = f'<p class="named"><a href="{_page_of(step)}#cell-{each.cell}">{escaped(each.name)}</a></p>'
         if each.kind == "table":
             rows = ("".join(f"<td{_number(value)}>{escaped(format_value(value))}</td>" for value in row) for row in each.table["rows"])
-            parts.append(link + html_table([escaped(name) for name in each.table["columns"]], (f"<tr>{row}</tr>" for row in rows)))
+            titles = [escaped(name) for name in each.table["columns"]]
+            kinds = {title: "number" for row in each.table["rows"] for title, value in zip(titles, row, strict=True) if _number(value)}
+            parts.append(link + html_table(titles, (f"<tr>{row}</tr>" for row in rows), kinds))
         for media, image in each.shown.items() if each.kind == "figure" else ():
             source = image if media == "image/svg+xml" else f'<img alt="{escaped(each.name)}" src="data:{media};base64,{image}">'
             parts.append(link + source)
@@ -233,7 +237,7 @@ def _changes(before: Run | None, run: Run, found: Sequence[Change]) -> str:
         f'<td>{escaped(each.now)}</td><td class="number">{escaped(each.by)}</td></tr>'
         for each in found
     )
-    return f"<p>Since {link}:</p>" + html_table(["", "step", "what", "before", "now", "by"], rows)
+    return f"<p>Since {link}:</p>" + html_table(["kind", "step", "what", "before", "now", "by"], rows, {"by": "number"})
 
 # %% ../../nbs/library/pipelines/14_report.ipynb #6cdf9c0c
 def _step_row(step: StepResult, pipeline: Pipeline) -> str:
@@ -267,7 +271,7 @@ def _words(value: object) -> str:
     return "all" if value is True else " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 # %% ../../nbs/library/pipelines/14_report.ipynb #2756b986
-FEATURES_PAGE = "features.html"  # see *Features page*
+FEATURES_PAGE = "features-page.html"  # see *Features page*; the page of a step `features` is another
 
 
 def write_run_page(
@@ -289,18 +293,24 @@ def write_run_page(
     body = f"""
         <nav><a href="../../index.html">all runs</a> · {escaped(run.pipeline)} · {escaped(run.run)}</nav><h1>{escaped(pipeline.title)}</h1>
         {_about(run)}{failed}
-        <div class="graph">{drawing}</div>{_beside(folder)}
+        <div class="graph">{drawing}</div>{_beside(run, folder)}
         <h2>Figures</h2>{_recorded(run, folder, moved)}
         <h2>What changed</h2>{_changes(before, run, found)}
-        <h2>Steps</h2>{html_table(["step", "status", "seconds", "MiB", "recorded"], rows)}
+        <h2>Steps</h2>{html_table(["step", "status", "seconds", "MiB", "recorded"], rows, {"seconds": "number", "MiB": "number"})}
         <footer>{escaped(about)}</footer>
     """
     return write_whole(folder / "index.html", without_secrets(whole_page(f"{run.pipeline} {run.run}", body), secrets))
 
 
-def _beside(folder: Path) -> str:
-    """A link to the page of the features that the run read or wrote, where there is one."""
-    return f'<p><a href="{FEATURES_PAGE}">The features that this run read and wrote</a></p>' if (folder / FEATURES_PAGE).is_file() else ""
+def _beside(run: Run, folder: Path) -> str:
+    """A link to the page of the features that the run read or wrote; without one, to that of the last run from which it took over what it did not execute."""
+    if (folder / FEATURES_PAGE).is_file():
+        return f'<p><a href="{FEATURES_PAGE}">The features that this run read and wrote</a></p>'
+    executed_in = sorted({step.taken_from for step in run.steps if step.status == "cached"}, reverse=True)
+    for one in executed_in:
+        if (folder.parent / one / FEATURES_PAGE).is_file():
+            return f'<p><a href="../{one}/{FEATURES_PAGE}">The features that run {one} read and wrote</a>, from which this run took them over</p>'
+    return ""
 
 
 def _state(step: StepResult) -> str:
@@ -319,7 +329,7 @@ def write_index(
     rows = (_run_row(run, folder, root) for run in runs[:SHOWN])
     more = f'<p class="note">The newest {SHOWN} of {len(runs)}; `mlnb runs` lists all.</p>' if len(runs) > SHOWN else ""
     titles = ["pipeline", "run", "status", "started (UTC)", "seconds", "recorded"]
-    return write_whole(folder / "index.html", whole_page("Runs", f"<h1>Runs</h1>{html_table(titles, rows)}{more}"))
+    return write_whole(folder / "index.html", whole_page("Runs", f"<h1>Runs</h1>{html_table(titles, rows, {'seconds': 'number'})}{more}"))
 
 
 def _run_row(run: Mapping[str, Any], folder: Path, root: Path) -> str:
