@@ -2,20 +2,30 @@
 
 import json
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 from support.workspaces import make_workspace
 
 from ml_notebooks.cli.app import main
 from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.errors import BadSource
 from ml_notebooks.features.events import Windowed, ingest_events
 from ml_notebooks.features.materialize import materialize
 from ml_notebooks.features.on_demand import OnDemand, keep_on_demand
-from ml_notebooks.features.online import EmbeddedStore, RequestLog, logged_requests, online_reader, push
+from ml_notebooks.features.online import (
+    EmbeddedStore,
+    Request,
+    RequestLog,
+    logged_requests,
+    online_reader,
+    push,
+)
 from ml_notebooks.features.rolling import last
 from ml_notebooks.features.skew import find_skew
 from ml_notebooks.features.store import FeatureStore
@@ -144,6 +154,59 @@ def test_on_demand_features_are_computed_again_from_what_the_request_gave(store,
     assert find_skew(store, [request], [late]).not_compared.keys() == {("facts", view.version), ("rush", rush.version), ("late", late.version)}
 
 
+def doubled(delay):
+    """Twice a delay."""
+    return delay * 2
+
+
+def beyond(twice, limit):
+    """How much more than a limit twice a delay is."""
+    return twice - limit
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_on_demand_features_follow_what_they_need_however_a_log_names_them(store, tmp_path, backwards):
+    view = FeatureView("facts", "origin", "known_at", "SELECT 'EWR' AS origin, TIMESTAMPTZ '2013-07-01 11:00:00Z' AS known_at, 5.5::DOUBLE AS delay")
+    twice, over = OnDemand("twice", {"facts_delay": float}, doubled), OnDemand("over", {"twice": float, "limit": float}, beyond)
+    materialize(store, view)
+    keep_on_demand(store, twice, over)
+    online, log = EmbeddedStore(tmp_path / "online"), RequestLog(tmp_path / "log")
+    push(store, view, online)
+    alone, both = (online_reader(online, ["facts"], log=log, on_demand=some) for some in ([over], [twice, over]))
+    alone.read({"origin": "EWR", "twice": 3.0, "limit": 1.0}, at=NOON)  # what the other computes is given here
+    both.read({"origin": "EWR", "limit": 1.0}, at=NOON)
+    both.read({"origin": "EWR", "twice": 99.0, "limit": 1.0}, at=NOON)  # what is computed goes before what is given
+    requests = list(logged_requests(log.folder))
+    assert [request.rows[0][-1] for request in requests] == [2.0, 10.0, 10.0]
+    if backwards:
+        requests = [requests[0], replace(requests[1], on_demand=dict(reversed(requests[1].on_demand.items())))]
+    skew = find_skew(store, requests)
+    assert not skew.differences and not skew.not_compared
+    assert skew.answers["over", over.version] == len(requests) and skew.answers["twice", twice.version] == len(requests) - 1
+    poor = [replace(request, given={name: values for name, values in request.given.items() if name != "limit"}) for request in requests]
+    skew = find_skew(store, poor)
+    assert skew.not_compared == {("over", over.version): ("", len(requests))} and not skew.differences
+    assert "`limit` is neither in the log nor known offline" in skew.by_view().note.iloc[-1]
+
+
+def test_a_line_that_is_not_finished_is_passed_over_and_any_other_that_is_no_request_is_named(tmp_path):
+    log = RequestLog(tmp_path)
+    log.append(Request(1, {"facts": "0123456789ab"}, ["origin"], [["EWR"]], ["facts_delay"], [[1.0]], {"facts": [[1, 0]]}))
+    (file,) = tmp_path.iterdir()
+    fine = file.read_bytes()
+    for cut in (1, len(fine) // 2, len(fine) - 1):
+        file.write_bytes(fine + fine[:cut])
+        with capture_logs() as remarks:
+            assert len(list(logged_requests(tmp_path))) == 1
+        assert [(remark["log_level"], remark["line"]) for remark in remarks] == [("warning", 2)]
+    said = json.loads(fine)
+    spoilt = [{**said, "rows": [[1.0], [2.0]]}, {**said, "rows": [[]]}, {**said, "asked": "noon"}, {**said, "rows": 5}, {**said, "stamps": []}, {"asked": 1}, 5, None]
+    for line in (b"", b"\xff\xfe", b"\0" * 9, fine[:20], *(json.dumps(one).encode() for one in spoilt)):
+        file.write_bytes(fine + line + b"\n" + fine)
+        with pytest.raises(BadSource, match=r"\.jsonl, line 2` could not be read\. The line is no request: "):
+            list(logged_requests(tmp_path))
+
+
 def test_skew_in_a_terminal(tmp_path, monkeypatch, capsys):
     def say(*words):
         monkeypatch.setattr(sys, "argv", ["mlnb", "features", "skew", *words])
@@ -168,4 +231,12 @@ def test_skew_in_a_terminal(tmp_path, monkeypatch, capsys):
     file.write_text(file.read_text().replace('"rows":[[1]]', '"rows":[[2]]'))
     status, said = say("--each")
     assert status == 1 and "origin EWR" in said.out and "differs" in said.out
+    whole = file.read_text()
+    file.write_text(whole + whole[:20])
+    status, said = say("--json")
+    assert status == 1 and json.loads(said.out)[0]["skewed"] == 1 and "not finished and was passed over" in said.err
+    file.write_text(whole[:20] + "\n" + whole)
+    status, said = say()
+    assert status == 1 and ".jsonl, line 1`" in said.err and "not foreseen" not in said.err
+    file.write_text(whole)
     assert say()[0] == 1 and say("--since", "2013-07-02")[0] == 0 and say("--since", "noon")[0] == 1

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from ..errors import DiskFull
+from ..errors import BadSource, DiskFull
 from .online_rows import instant_of, microseconds
+from ..logs import get_logger
 from ..workspace import Workspace
 
 # %% ../../nbs/library/features/17_request_log.ipynb #f1974fb3
@@ -110,11 +111,28 @@ def logged_requests(
     folder: Path,
     since: datetime | None = None,  # asked from then on
 ) -> Iterator[Request]:
-    """The requests that a log holds, file by file."""
+    """The requests that a log holds, file by file. Raises `BadSource` for a line that is none."""
+    first = 0 if since is None else microseconds(since)
     for file in sorted(folder.glob("*.jsonl")):
-        with file.open(encoding="utf-8") as lines:
-            for line in lines:
-                if line.endswith("\n"):  # otherwise its writer was killed
-                    request = Request(**json.loads(line))
-                    if since is None or request.asked >= microseconds(since):
-                        yield request
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):  # its writer was killed
+                    get_logger("features.request_log").warning("the last line is not finished and was passed over", file=file.name, line=number)
+                elif (request := _request_of(line, f"{file}, line {number}")).asked >= first:
+                    yield request
+
+
+def _request_of(line: bytes, place: str) -> Request:
+    """The request that a line tells of. Raises `BadSource`."""
+    try:
+        request = Request(**json.loads(line))
+        whole = all(len(request.rows) == len(values) for values in (request.entities, *request.stamps.values(), *request.given.values()))
+        fits = {len(row) for row in request.rows} <= {len(request.columns)} and {len(one) for one in request.entities} <= {len(request.keys)}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadSource(place, f"The line is no request: {str(error).rstrip('.')}.", _MEND) from error
+    if not (isinstance(request.asked, int) and whole and fits):
+        raise BadSource(place, "The line is no request: its values do not fit together.", _MEND)
+    return request
+
+
+_MEND = "Take it out, or bring the file back from a copy: no reader writes such a line."

@@ -40,12 +40,13 @@ class _Asked:
     known: int | None = None  # when the row that was online became known, in microseconds; None: there was none
 
 
-_Questions = dict[tuple[str, str], list[_Asked]]  # name and version -> what they were asked
+_Key = tuple[str, str]  # name and version
+_Questions = dict[_Key, list[_Asked]]  # what they were asked
 
 
-def _questions(requests: Iterable[Request]) -> tuple[_Questions, _Questions]:
-    """What the views were asked, and what the on-demand features."""
-    views, on_demand = _Questions(), _Questions()
+def _questions(requests: Iterable[Request]) -> tuple[_Questions, dict[tuple[_Key, ...], list[_Asked]]]:
+    """What the views were asked, and what those on-demand features that were computed together, in the order in which they are named."""
+    views, on_demand = _Questions(), dict[tuple[_Key, ...], list[_Asked]]()
     for request in requests:
         answers = [dict(zip(request.columns, row, strict=True)) for row in request.rows]
         entities = [dict(zip(request.keys, values, strict=True)) for values in request.entities]
@@ -54,8 +55,7 @@ def _questions(requests: Iterable[Request]) -> tuple[_Questions, _Questions]:
         for view, version in request.versions.items():
             stamps = (stamp[0] if stamp else None for stamp in request.stamps[view])
             views.setdefault((view, version), []).extend(replace(line, known=known) for line, known in zip(lines, stamps, strict=True))
-        for key in request.on_demand.items():
-            on_demand.setdefault(key, []).extend(lines)
+        on_demand.setdefault(tuple(request.on_demand.items()), []).extend(lines)
     return views, on_demand
 
 # %% ../../nbs/library/features/21_skew.ipynb #dc5101de
@@ -127,9 +127,10 @@ class Skew:
     """What online and offline differ in."""
 
     requests: int
-    answers: Mapping[tuple[str, str], int]  # view, or on-demand feature, and version -> how many answers were compared, one an entity and request
+    answers: Mapping[_Key, int]  # view, or on-demand feature, and version -> how many answers were compared, one an entity and request
     differences: tuple[Difference, ...]
-    not_compared: Mapping[tuple[str, str], tuple[str, int]] = field(default_factory=dict)  # view and version -> the version that is held offline, and how many answers
+    not_compared: Mapping[_Key, tuple[str, int]] = field(default_factory=dict)  # view and version -> the version that is held offline, and how many answers
+    lacking: Mapping[_Key, str] = field(default_factory=dict)  # on-demand feature and version -> an input for want of which some were not compared
 
     def by_view(self) -> "pd.DataFrame":
         """One row for each version of a view: answers compared, those with a difference, values of each kind of difference; and what was not compared."""
@@ -143,7 +144,9 @@ class Skew:
             for (view, version), count in self.answers.items()
         ]
         for (view, version), (held, count) in self.not_compared.items():
-            note = f"{count:,} answers not compared: offline is {f'version {held}' if held else 'no version'}"
+            lacks = self.lacking.get((view, version))
+            why = f"`{lacks}` is neither in the log nor known offline" if lacks else f"offline is {f'version {held}' if held else 'no version'}"
+            note = f"{count:,} answers not compared: {why}"
             lines.append({"view": view, "version": version, "compared": 0, "skewed": 0, **dict.fromkeys(_KINDS, 0), "note": note})
         return pd.DataFrame(lines, columns=["view", "version", "compared", "skewed", *_KINDS, "note"])
 
@@ -175,7 +178,7 @@ def find_skew(
 ) -> Skew:
     """Ask offline, as of the instant of each request, what was asked online, and tell what differs. Nothing is changed."""
     count, rest = 0, iter(requests)
-    answers, not_compared = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    answers, not_compared, lacking = Counter[_Key](), Counter[_Key](), dict[_Key, str]()
     differences: list[Difference] = []
     while some := list(islice(rest, _CHUNK)):
         count += len(some)
@@ -184,14 +187,16 @@ def find_skew(
             view = _as_asked(store, name, version)
             (answers if view else not_compared)[name, version] += len(asked)
             differences += _differences(store, view, asked) if view else []
-        for (name, version), asked in demands.items():
-            one = _as_computed(store, name, version, on_demand)
-            able = [line for line in asked if one and all(column in line.facts for column in one.inputs)]
-            answers[name, version] += len(able)
-            not_compared[name, version] += len(asked) - len(able)
-            differences += _on_demand_differences(one, able) if one and able else []
+        for named, asked in demands.items():
+            known = {key: one for key in named if (one := _as_computed(store, *key, on_demand))}
+            left = dict.fromkeys(named, asked)
+            for key, able in _able(known, left):
+                answers[key] += len(able)
+                differences += _on_demand_differences(known[key], able)
+            not_compared.update({key: len(lines) for key, lines in left.items()})
+            lacking |= {key: _lacks(known[key], lines[0]) for key, lines in left.items() if lines and key in known}
     held = {key: (_held(store, key[0]), number) for key, number in not_compared.items() if number}
-    return Skew(count, {key: number for key, number in answers.items() if number}, tuple(differences), held)
+    return Skew(count, {key: number for key, number in answers.items() if number}, tuple(differences), held, lacking)
 
 
 def _held(store: FeatureStore, view: str) -> str:
@@ -228,6 +233,23 @@ def _as_computed(store: FeatureStore, name: str, version: str, on_demand: Sequen
         return given[0] if given else find_on_demand(store, name, version)
     except (UnknownFeature, BadView, BadOnDemand):
         return None
+
+
+def _able(known: Mapping[_Key, OnDemand], left: _Questions) -> Iterator[tuple[_Key, list[_Asked]]]:
+    """On-demand features and the questions whose inputs are there by now, which are taken out of those that are left; until there are no more."""
+    found = True
+    while found:
+        found = False
+        for key, one in known.items():
+            able = [line for line in left[key] if not _lacks(one, line)]
+            if able:
+                found, left[key] = True, [line for line in left[key] if _lacks(one, line)]
+                yield key, able
+
+
+def _lacks(one: OnDemand, line: _Asked) -> str:
+    """The first input that is neither in the request nor known offline; none: ''."""
+    return next((column for column in one.inputs if column not in line.facts), "")
 
 
 def _on_demand_differences(one: OnDemand, asked: Sequence[_Asked]) -> Iterator[Difference]:
