@@ -96,6 +96,7 @@ MISTAKEN_VIEWS = {
     "no time of writing": ({"created": "written_at"}, BadData, "no column written_at"),
     "its time is a text": ({"query": ROWS.replace("::TIMESTAMPTZ", "")}, NaiveTime, "VARCHAR"),
     "two rows for one entity and time": ({"query": f"{ROWS} UNION ALL SELECT 'EWR', TIMESTAMPTZ '2013-07-01 10:00:00Z', 7"}, BadData, "at origin EWR and landed_at 2013-07-01 10:00:00"),
+    "two features that differ in case": ({"query": ROWS.replace("delay FROM", "delay, 1 AS Delay FROM")}, BadData, "`delay` is the name of two columns"),
     "a text that is no time": ({"query": ROWS.replace("landed::TIMESTAMPTZ", "strptime(landed, '%d.%m.%Y')::TIMESTAMPTZ")}, BadData, "Could not parse"),
     "a query that raises": ({"query": ROWS.replace("delay FROM", "error('broken') AS delay FROM")}, BadData, "broken"),
     "its table does not exist": ({"query": "FROM clean.lost"}, KeyError, "`clean.lost` is not in the warehouse"),

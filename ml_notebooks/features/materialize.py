@@ -8,6 +8,7 @@ __all__ = ['FEATURE_ROWS', 'INCREMENTS', 'Since', 'Done', 'Partition', 'Range', 
 
 # %% ../../nbs/library/features/05_materialize.ipynb #8998ed7c
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -67,6 +68,8 @@ def _types(store: FeatureStore, view: FeatureView, query: str) -> dict[str, str]
     """The columns and types of a view's rows. Raises `BadData` and `NaiveTime`."""
     rows = store.wh.sql(query)
     types = {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True)}
+    if twice := [name for name, times in Counter(name.lower() for name in rows.columns).items() if times > 1]:
+        raise BadData(view.table, f"`{twice[0]}` is the name of two columns of its query.", "Name each column once; small and capital letters are the same.")
     missing = [column for column in view.keys if column not in types]
     if missing:
         found = f"Its query has no column {', '.join(missing)}; it has {', '.join(types)}. {did_you_mean(missing[0], types)}".strip()
