@@ -312,11 +312,11 @@ def materialize(
 def _compute(
     store: FeatureStore,
     view: FeatureView,
-    range: Range,
+    span: Range,
     count_ahead: bool,  # whether to count the rows that lie beyond it
     whole: tuple[datetime | None, datetime | None] = (None, None),  # the range that it is a part of
 ) -> Increment:
-    began, (since, until) = time.monotonic(), range
+    began, (since, until) = time.monotonic(), span
     try:
         stage_view(store, view, since, None if count_ahead else until)
         undated = _take_out(store, f"{identifier(view.timestamp)} IS NULL")
