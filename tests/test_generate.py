@@ -12,6 +12,7 @@ from support.soak import SOAK, soak
 from support.workspaces import make_workspace
 
 from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.errors import BadTransform
 from ml_notebooks.features.generate import generate
 from ml_notebooks.features.materialize import materialize
 from ml_notebooks.features.relations import Events, State
@@ -191,6 +192,22 @@ def test_the_budget_takes_from_the_front(wh, landed):
         assert made.over_budget >= len(all_of_them) - budget
     both = generate(wh, "clean.questions", relations, plain=["distance", "hours"], budget=20, interactions=5)
     assert len(both.features) == 20 and sum(not one.view for one in both.features) >= 5
+
+
+@pytest.mark.parametrize(("budget", "views", "of_two_columns"), [(2, 1, 1), (3, 2, 1), (5, 2, 2), (7, 2, 3), (24, 2, 5)])
+def test_a_small_budget_leaves_no_table_out(wh, landed, budget, views, of_two_columns):
+    relations = [Events("clean.landings", "carrier", "known_at"), State("clean.planes", {"tail_number": "tail"}, "known_at")]
+    made = generate(wh, "clean.questions", relations, plain=["distance", "hours", "carrier"], budget=budget)
+    assert len(made.features) == budget and len(made.views) == views
+    assert sum(not one.view and not one.rank for one in made.features) == of_two_columns
+    alone = generate(wh, "clean.questions", relations, budget=5, interactions=0)
+    assert [one.view for one in alone.features[:2]] == ["planes_of_tail_number", "landings_by_carrier"] and all(one.view for one in alone.features)
+
+
+@pytest.mark.parametrize("zone", ["Mars", "", 5, "../UTC"])
+def test_a_zone_that_is_none_is_refused_at_once(wh, landed, zone):
+    with pytest.raises(BadTransform, match="There is no time zone"):
+        generate(wh, "clean.questions", [Events("clean.landings", "carrier", "known_at")], zone=zone)
 
 
 def test_names_are_plain_and_every_feature_has_sql_that_runs(wh, landed):

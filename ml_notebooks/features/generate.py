@@ -219,21 +219,26 @@ def generate(
     at: str = "asked_at",  # the spine's column with the instant of asking, TIMESTAMPTZ
     zone: str = "UTC",  # by whose clock the parts of the date are
     budget: int = 50,  # features at most
-    interactions: int = 10,  # of these, at most so many that follow from two columns
+    interactions: int = 10,  # of these, at most so many that follow from two columns, and at most half
 ) -> Generated:
     """Features from related tables, from the instant of asking and from pairs of columns.
 
-    Raises `UnknownTable`, `UnknownColumn`, `BadSpine`, `BadView` for two relations of one name, and `NaiveTime` for an instant that names no zone.
+    Raises `UnknownTable`, `UnknownColumn`, `BadSpine`, `BadView` for two relations of one name, `BadTransform` for a zone that is none,
+    and `NaiveTime` for an instant that names no zone.
     """
+    from ml_notebooks.features.columns import known_zone
+
+    known_zone("generate", zone)
     columns = {relation.view: _columns(wh, relation) for relation in relations}
     if len(columns) < len(relations):
         raise BadView(", ".join(relation.view for relation in relations), "Two relations have one name.", "Give one of them a `name`.")
     own = _own(wh, spine, plain, at)
     made = _candidates(wh, relations, columns, sorted(set(windows)), date_parts(at, zone))
-    room = max(budget - interactions, 0)
-    pairs = list(_interactions(made[:room], own))
-    taken = pairs[: max(min(interactions, budget), 0)]
-    features = (*made[: max(budget - len(taken), 0)], *taken)
+    budget = max(budget, 0)
+    room = max(min(interactions, budget // 2), 0)
+    pairs = list(_interactions(made[: budget - room], own))
+    taken = pairs[:room]
+    features = (*made[: budget - len(taken)], *taken)
     chosen = {relation.view: [one for one in features if one.view == relation.view] for relation in relations}
     used = [relation for relation in relations if chosen[relation.view]]
     rows = {relation.view: _rows(relation, chosen[relation.view], columns[relation.view]) for relation in used}
@@ -245,11 +250,13 @@ def generate(
 
 def _candidates(wh: Warehouse, relations: Sequence[Events | State], columns: Mapping[str, Columns], windows: Sequence[timedelta], dates: Mapping[str, str]) -> list[GeneratedFeature]:
     """All but the interactions, in the order in which they are made."""
-    made = [GeneratedFeature(name, "of the instant of asking", sql) for name, sql in dates.items()]
+    made = [GeneratedFeature(name, "of the instant of asking", sql, rank=1) for name, sql in dates.items()]
     for relation in relations:
         found = columns[relation.view]
         made += _of_events(wh, relation, found, windows) if isinstance(relation, Events) else _of_state(relation, found)
-    return sorted(made, key=lambda one: (one.rank, one.window or timedelta(0)))
+    ranked = sorted(made, key=lambda one: (one.rank, one.window or timedelta(0)))
+    first = {one.view: one.name for one in reversed(ranked) if one.view}
+    return sorted(ranked, key=lambda one: one.name not in first.values())
 
 
 def _columns(wh: Warehouse, relation: Events | State) -> Columns:

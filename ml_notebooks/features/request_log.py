@@ -107,6 +107,9 @@ def open_request_log(workspace: Workspace) -> RequestLog | None:
     return RequestLog(workspace.path(folder)) if folder else None
 
 
+_MEND = "Take it out, or bring the file back from a copy: no reader writes such a line."
+
+
 def logged_requests(
     folder: Path,
     since: datetime | None = None,  # asked from then on
@@ -134,5 +137,3 @@ def _request_of(line: bytes, place: str) -> Request:
         raise BadSource(place, "The line is no request: its values do not fit together.", _MEND)
     return request
 
-
-_MEND = "Take it out, or bring the file back from a copy: no reader writes such a line."
