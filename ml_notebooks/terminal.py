@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .workspace import Workspace
 
 STYLES = {"succeeded": "green", "cached": "blue", "failed": "red", "running": "cyan", "ok": "green", "wrong": "red", "missing": "yellow"}
+LEAST, EASY = 18, 36  # characters to which the widest column of a table is folded at the most, and to which it still reads easily
 
 
 def plain(value: Any) -> Any:
@@ -65,6 +66,7 @@ def print_rows(
     as_json: bool,
     empty: str = "No rows.",
     right: Collection[str] = (),  # columns of figures that are text already
+    spare: Sequence[str] = (),  # columns that a narrow terminal may do without, the first one first
 ) -> None:
     """Print rows as a table that fits the terminal, or as JSON."""
     if as_json:
@@ -73,12 +75,11 @@ def print_rows(
     if not rows:
         print(empty)
         return
-    cells = [[show(row[column]) for column in columns] for row in rows]
     screen = console(sys.stdout)
-    widths = [max(len(line[place]) for line in [list(columns), *cells]) for place in range(len(columns))]
-    widest = widths.index(max(widths))
-    left = screen.width - sum(widths) - 2 * (len(widths) - 1) + widths[widest]
-    if left < min(20, widths[widest]):
+    columns = without_spare(rows, columns, spare, screen.width)
+    cells = [[show(row[column]) for column in columns] for row in rows]
+    widest, fits = widest_and_fit(rows, columns, screen.width, LEAST)
+    if not fits:
         print_blocks(screen, columns, cells)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -89,6 +90,24 @@ def print_rows(
     for line in cells:
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in line))
     put(screen, table)
+
+
+def widest_and_fit(rows: Sequence[dict[str, Any]], columns: Sequence[str], room: int, least: int) -> tuple[int, bool]:
+    """The place of the widest column, and whether the rows fit into so many characters once it is folded to no less than `least`."""
+    widths = [max(len(column), *(len(show(row[column])) for row in rows)) for column in columns]
+    widest = widths.index(max(widths))
+    left = room - sum(widths) - 2 * (len(widths) - 1) + widths[widest]
+    return widest, left >= min(least, widths[widest])
+
+
+def without_spare(rows: Sequence[dict[str, Any]], columns: Sequence[str], spare: Sequence[str], room: int) -> Sequence[str]:
+    """The columns less those that must go for a table to be easily read; all, where no table fits."""
+    kept = list(columns)
+    for name in ("", *spare):
+        kept = [column for column in kept if column != name]
+        if widest_and_fit(rows, kept, room, EASY)[1]:
+            return kept
+    return kept if widest_and_fit(rows, kept, room, LEAST)[1] else columns
 
 
 def print_blocks(screen: Console, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:

@@ -2,11 +2,13 @@
 
 import json
 import socket
+import time
 
 import duckdb
 import nbformat
 import pytest
 from support.processes import start
+from support.servers import redis_server
 from support.writers import hold_lock
 
 from ml_notebooks.data import connection
@@ -106,6 +108,43 @@ def test_doctor_finds_the_unreachable_catalogue(small, mlnb, unreachable):
     [finding] = [finding for finding in json.loads(process.stdout) if finding["what"] == "warehouse"]
     assert process.returncode == 1 and finding["state"] == "wrong" and "Connection refused" in finding["found"]
     assert PASSWORD not in process.stdout + process.stderr
+
+
+# An online store that does not answer
+
+
+def online(small, mlnb, address, password=""):
+    """What `mlnb doctor` finds of an online store, and its exit status."""
+    process = mlnb("doctor", "--json", cwd=small, MLNB_ONLINE__STORE=address, MLNB_ONLINE__PASSWORD=password)
+    [finding] = [finding for finding in json.loads(process.stdout) if finding["what"] == "online"]
+    assert PASSWORD not in process.stdout + process.stderr
+    return finding, process.returncode
+
+
+@pytest.mark.parametrize("listening", [False, True], ids=["refused", "silent"])
+def test_doctor_finds_an_online_store_that_does_not_answer(small, mlnb, listening):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if listening:
+            silent.listen()
+        address = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        began = time.monotonic()
+        finding, status = online(small, mlnb, address, PASSWORD)
+    assert status == 1 and finding["state"] == "wrong" and address in finding["found"] and time.monotonic() - began < 30
+    assert ("Timeout" if listening else "refused") in finding["found"] and "Start it, or correct `store` in [online] of settings.ini" in finding["do"]
+
+
+def test_doctor_tells_a_wrong_password_from_a_right_one(small, mlnb, tmp_path):
+    with redis_server(tmp_path) as (port, password):
+        wrong, _ = online(small, mlnb, f"redis://127.0.0.1:{port}/0", PASSWORD)
+        right, _ = online(small, mlnb, f"redis://127.0.0.1:{port}/0", password)
+    assert wrong["state"] == "wrong" and "password" in wrong["found"] and "MLNB_ONLINE__PASSWORD" in wrong["do"]
+    assert (right["state"], right["found"]) == ("ok", f"redis://127.0.0.1:{port}/0 answers; versions of views in it: 0")
+
+
+def test_doctor_leaves_an_online_store_alone_that_was_never_used(small, mlnb):
+    finding, _ = online(small, mlnb, "data/online")
+    assert (finding["state"], finding["found"]) == ("ok", "nothing was pushed into data/online yet") and not (small / "data" / "online").exists()
 
 
 # A pipeline that nobody knows

@@ -5,10 +5,14 @@ import sys
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from rich.text import Text
+from support.terminals import in_terminal
 from support.workspaces import make_workspace
+from typer.main import get_command
 
-from ml_notebooks.cli import features as commands
-from ml_notebooks.cli.app import main
+from ml_notebooks.cli import features as features_commands
+from ml_notebooks.cli.app import app, main
+from ml_notebooks.cli.skew import apart
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.features.materialize import materialize
 from ml_notebooks.features.store import FeatureStore
@@ -36,7 +40,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def say(folder, monkeypatch, capsys):
     """Call `mlnb features` in this process; returns its exit status, what it printed and what it complained of."""
-    monkeypatch.setattr(commands, "used_by", lambda wh: {"late 3": {"last": FeatureStore(wh).view("last").version}})
+    monkeypatch.setattr(features_commands, "used_by", lambda wh: {"late 3": {"last": FeatureStore(wh).view("last").version}})
 
     def call(*words):
         monkeypatch.chdir(folder)
@@ -71,12 +75,14 @@ def test_a_view_is_shown_with_its_versions_statistics_and_sql(say):
     older = json.loads(say("show", "last", "--json")[1])["versions"][0]["version"]
     _, out, _ = say("show", "last", "--version", older, "--limit", "1")
     assert "range % 50" in out and out.count("360 rows") == 1
+    assert "not computed yet" in say("show", "sky")[1]
 
 
 def test_features_as_json(say):
     rows = json.loads(say("--json")[1])
     assert [(row["name"], row["rows"], row["versions"]) for row in rows] == [("last", 360, 2), ("sky", None, 1)]
     assert rows[0]["models"] == "late 3" and rows[0]["computed_to"] == "2013-07-01T12:00:00+00:00"
+    assert "least" in json.loads(say("show", "last", "--json")[1])["statistics"][0]
     shown = json.loads(say("show", "last", "--json")[1])
     assert [one["version"] for one in shown["versions"]][1] == shown["in_use"] and {look["feature"] for look in shown["statistics"]} == {"delay"}
 
@@ -85,6 +91,77 @@ def test_features_as_json(say):
 def test_what_is_not_there_is_refused_with_what_is(say, words):
     status, out, err = say(*words)
     assert (status, out) == (1, "") and "There is no feature" in err and "last" in err
+
+
+def at(hour):
+    return datetime(2013, 7, 1, hour, tzinfo=timezone.utc)
+
+
+@pytest.fixture(scope="module")
+def backfilled(tmp_path_factory):
+    """A workspace with a view of raw floats that was computed three times over, went on, and had an old range computed again; used by a training set."""
+    workspace = make_workspace(tmp_path_factory.mktemp("backfilled") / "w", threads=1)
+    with open_warehouse(workspace) as wh:
+        store = FeatureStore(wh)
+        query = DELAYS.replace("range % 50 AS delay", "(range % 7 + 1)::DOUBLE * 0.1 AS share_of_flights_that_are_late, 'N' || range AS tail")
+        about = {"description": "How late the last flight was, and which aircraft it was, as far as it is known.", "owner": "operations"}
+        last = FeatureView("last_landing", "origin", "landed_at", query, timedelta(days=1), **about)
+        for until in (9, 9, 9):
+            materialize(store, last, until=at(until))
+        materialize(store, last, since="last", until=at(12))
+        materialize(store, last, since=at(7), until=at(8))
+        store.register(FeatureView("sky", (), "known_at", "FROM clean.sky"))
+        training_set(store, "features.flights_of_the_day", "SELECT 1 AS origin, TIMESTAMPTZ '2013-07-01 08:00:00Z' AS asked_at", ["last_landing"])
+    return workspace.root
+
+
+@pytest.mark.parametrize(("columns", "seen"), [(60, "name rows computed to used by"), (80, "name entity rows computed to used by"), (140, "name entity features rows computed to used by description")])
+def test_freshness_and_users_are_seen_in_a_terminal_of_any_width(backfilled, columns, seen):
+    status, shown = in_terminal("features", cwd=backfilled, columns=columns)
+    heading, first, *_ = shown.splitlines()
+    assert status == 0 and heading.split() == seen.split() and max(map(len, shown.splitlines())) <= columns
+    assert all(text in first for text in ("last_landing", "360", "2013-07-01 12:00", "features.flights"))
+
+
+@pytest.mark.parametrize("columns", [60, 140])
+def test_each_range_is_shown_as_it_was_computed_last_in_few_digits(backfilled, columns):
+    _, shown = in_terminal("features", "show", "last_landing", cwd=backfilled, columns=columns)
+    ranges = [line.partition(" ")[2] for line in shown.splitlines() if " rows" in line and " to " in line]
+    assert ranges == ["from 2013-07-01 07:00 to 2013-07-01 08:00, 60 rows", "from 2013-07-01 09:00 to 2013-07-01 12:00, 180 rows", "to 2013-07-01 09:00, 180 rows"]
+    assert "computed to  2013-07-01 12:00" in shown and "0.30000000000000004" not in shown and "0.7000000000000001" not in shown and "0.7" in shown
+    table = [line.rstrip() for line in shown.splitlines() if line.startswith(("name", "feature ", "share_of", "tail", "version"))]
+    assert max(map(len, table)) <= columns
+
+
+@pytest.mark.parametrize(
+    ("online", "offline", "shown"),
+    [
+        (0.1 + 0.2, 0.5, ("0.3", "0.5")),
+        (1 / 3, 1 / 3 + 1e-7, ("0.3333333", "0.3333334")),
+        (0.1 + 0.2, 0.3, ("0.30000000000000004", "0.29999999999999999")),
+        (0.5, 0.5, ("0.5", "0.5")),
+        (None, 0.25, ("", "0.25")),
+        ("N1", "N2", ("N1", "N2")),
+    ],
+)
+def test_what_differs_is_seen_to_differ(online, offline, shown):
+    assert apart(online, offline) == shown
+
+
+def commands(command, path="mlnb"):
+    """Every command of the program, by its path."""
+    yield path, command
+    for name, one in getattr(command, "commands", {}).items():
+        yield from commands(one, f"{path} {name}")
+
+
+def test_no_help_text_is_taken_for_markup(monkeypatch, capsys):
+    texts = [(path, text) for path, one in commands(get_command(app)) for text in (one.help, *(getattr(parameter, "help", "") for parameter in one.params))]
+    assert len(texts) > 100 and [(path, text) for path, text in texts if text and Text.from_markup(text).plain != text.replace("\\[", "[")] == []
+    monkeypatch.setattr(sys, "argv", ["mlnb", "features", "push", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "into the online store of [online] in" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_empty_store_says_how_it_is_filled(tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..features.online import OnlineStore
     from ..features.store import FeatureStore
 
-WIDE = 110  # columns of a terminal that has room for who uses a view
+SPARE = ("features", "description", "entity")  # columns that a narrow terminal does without; `mlnb features show` has them
 
 
 class Features(TyperGroup):
@@ -46,16 +46,16 @@ def find_features(
     """Search for features by words; `find` may be left out."""
     from ..features.catalogue import catalogue
     from ..features.store import FeatureStore
-    from ..terminal import console, print_rows
+    from ..terminal import print_rows
 
     with reading() as wh:
         found = catalogue(FeatureStore(wh), used_by(wh))
     chosen = found.search(*words) if words else found
     empty = f"None of {len(found.entries)} has {' and '.join(words)}. `mlnb features` lists them." if found.entries else EMPTY
     rows = chosen.rows() if json else [line(entry) for entry in chosen.entries]
-    columns = ["name", "entity", "features", "rows", *(["computed to", "used by"] * (console(sys.stdout).width >= WIDE)), "description"]
+    columns = ["name", "entity", "features", "rows", "computed to", "used by", "description"]
     columns = [column for column in columns if column in ("name", "rows") or any(row.get(column) for row in rows)]
-    print_rows(rows, columns, json, empty=empty, right=("rows", "features"))
+    print_rows(rows, columns, json, empty=empty, right=("rows", "features"), spare=SPARE)
 
 
 def used_by(wh: "Warehouse") -> "Models":
@@ -68,7 +68,7 @@ def used_by(wh: "Warehouse") -> "Models":
 def line(entry: "Entry") -> dict[str, Any]:
     """An entry as a row of the list."""
     one = entry.version
-    users = one.models or one.training_sets
+    users = [user.partition(" (")[0] for user in one.models or one.training_sets]
     return {
         "name": one.name,
         "entity": "on demand" if one.kind == "on demand" else ", ".join(entry.entity) or "everybody",
@@ -102,47 +102,62 @@ def show_features(
     if chosen is None:
         raise UnknownFeature(f"{name} {version}", [f"{name} {one.version}" for one in kept])
     if json:
-        print_json({"versions": [vars(one) for one in kept], "in_use": entry.version.version, "rows": entry.rows, "statistics": looks})
+        print_json({"versions": [vars(one) for one in kept], "in_use": entry.version.version, "rows": entry.rows, "computed_to": entry.computed_to, "statistics": looks})
         return
     said, row = chosen.definition, line(entry)
     facts = {"name": name, "entity": row["entity"], "description": said["description"], "owner": said["owner"], "tags": ", ".join(said["tags"])}
-    print_facts({key: value for key, value in (facts | {"rows": row["rows"], "computed to": row["computed to"]}).items() if value})
+    facts |= {"rows": row["rows"], "computed to": row["computed to"] or "not computed yet" * (entry.version.kind == "view")}
+    print_facts({key: value for key, value in facts.items() if value})
     rows = [version_line(one, entry) for one in kept]
-    print_rows(rows, [column for column in rows[0] if any(row[column] for row in rows)], json)
-    print_looks(looks, limit)
+    print_rows(rows, [column for column in rows[0] if any(row[column] for row in rows)], json, spare=("run", "by"))
+    print_looks(sorted(looks, key=lambda look: look["version"] == entry.version.version), limit)
     print(f"\n{chosen.text.strip()}")
 
 
 def version_line(one: "Version", entry: "Entry") -> dict[str, Any]:
     """A version as a row."""
+    from ..pipelines.features_page import by_model
+
     in_use = " (in use)" if one.version == entry.version.version else ""
     return {
         "version": one.version + in_use,
         "registered": f"{one.registered_at:%Y-%m-%d %H:%M}",
         "by": one.registered_by,
         "run": one.run,
-        "used by": ", ".join((*one.models, *one.training_sets)),
+        "used by": by_model((*one.models, *one.training_sets)),
     }
 
 
 def print_looks(looks: list[dict[str, Any]], limit: int) -> None:
     """Print what a view looked like in its last increments, the newest first."""
-    from ..data.drawings import percent
     from ..terminal import print_rows
 
-    increments = list(dict.fromkeys((look["version"], look["until"]) for look in looks))[-limit:][::-1]
-    for version, until in increments:
-        shown = [look | {"missing": percent(look["missing"])} for look in looks if (look["version"], look["until"]) == (version, until)]
-        print(f"\n{version} to {until:%Y-%m-%d %H:%M}, {shown[0]['rows']:,} rows")
-        print_rows(shown, ["feature", "missing", "mean", "moved", "median", "least", "greatest"], as_json=False, right=("missing", "least", "greatest"))
+    increments: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for look in looks:
+        increments.setdefault((look["version"], look["since"], look["until"]), []).append(look)
+    for (version, since, until), found in list(increments.items())[-limit:][::-1]:
+        begin = f" from {since:%Y-%m-%d %H:%M}" if since is not None and since == since else ""
+        print(f"\n{version}{begin} to {until:%Y-%m-%d %H:%M}, {found[0]['rows']:,} rows")
+        rows = [look_line(look) for look in found]
+        columns = [column for column in rows[0] if any(row[column] for row in rows)]
+        print_rows(rows, columns, as_json=False, right=columns[1:], spare=("median", "least", "greatest"))
+
+
+def look_line(look: dict[str, Any]) -> dict[str, str]:
+    """What a feature looked like, as a row."""
+    from ..pipelines.features_page import figures_of
+
+    figures, moved = figures_of(look), look["moved"]
+    said = "" if moved is None or moved != moved else f"{moved:.2f}".replace("-0.00", "0.00")
+    return {"feature": look["feature"], "missing": figures["missing"], "mean": figures["mean"], "moved": said} | figures
 
 
 @features.command("push")
 def push_features(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[VIEW]...", help="Views; default those that say `online=True`.", show_default=False)] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="VIEW", help="Views; default those that say `online=True`.", show_default=False)] = None,
     json: Json = False,
 ) -> None:
-    """Put the latest row of each entity into the online store of [online] in settings.ini; exit status 1 where a view was left out."""
+    """Put the latest row of each entity into the online store of \\[online] in settings.ini; exit status 1 where a view was left out."""
     from ..features.online import open_online
     from ..features.store import FeatureStore, online_names
     from ..terminal import print_rows
@@ -154,7 +169,7 @@ def push_features(
     columns = ["view", "version", "entities", "written", "taken_out", "until"]
     rows = done if json else [one | {"until": f"{one['until']:%Y-%m-%d %H:%M}"} for one in done]
     empty = "Nothing was pushed." if left_out else "No view says `online=True`. Name one: `mlnb features push VIEW`."
-    print_rows(rows, [*columns, "seconds"] if json else columns, json, empty=empty, right=("entities", "written", "taken_out"))
+    print_rows(rows, [*columns, "seconds"] if json else columns, json, empty=empty, right=("entities", "written", "taken_out"), spare=("version", "taken_out"))
     for name, why in left_out.items():
         print(f"mlnb: `{name}` was left out: {why}", file=sys.stderr)
     if left_out:

@@ -1,6 +1,6 @@
 """`mlnb features skew`: what was served, held against what the warehouse says of the same instants."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -8,6 +8,7 @@ from .app import Json, reading
 from .features import features
 
 COLUMNS = ["view", "version", "entity", "asked_at", "feature", "online", "offline", "kind"]
+ALWAYS = ("view", "version", "compared", "skewed")  # of the columns of a view; kinds of difference are shown where there are some
 
 
 @features.command("skew")
@@ -16,7 +17,7 @@ def show_skew(
     each: Annotated[bool, typer.Option("--each", help="Show every difference, not only their number.")] = False,
     json: Json = False,
 ) -> None:
-    """Compare the requests that [online] of settings.ini lets be kept with the warehouse; exit status 1 where they differ."""
+    """Compare the requests that \\[online] of settings.ini lets be kept with the warehouse; exit status 1 where they differ."""
     from ..data.history import to_instant
     from ..errors import SettingsError
     from ..features.online import logged_requests, open_request_log
@@ -27,13 +28,26 @@ def show_skew(
     with reading() as wh:
         log = open_request_log(wh.workspace)
         if log is None:
-            raise SettingsError("settings.ini", "online.requests", "nothing", "a folder", "Requests are kept from then on.")
+            raise SettingsError("settings.ini", "online.requests", "nothing", "a folder, such as `data/requests`", "Requests are kept from then on.")
         skew = find_skew(FeatureStore(wh), logged_requests(log.folder, to_instant(since) if since else None))
     frame = (skew.to_frame() if each else skew.by_view()).astype(object)
     if each:
         frame["entity"] = [", ".join(f"{key} {value}" for key, value in entity.items()) for entity in frame["entity"]]
         frame["asked_at"] = [f"{at:%Y-%m-%d %H:%M:%S}" for at in frame["asked_at"]]
-    columns = COLUMNS if each else list(frame.columns)
-    print_rows(frame[columns].to_dict("records"), columns, json, empty="No difference." if each else "Nothing was asked.")
+    rows = frame[COLUMNS if each else list(frame.columns)].to_dict("records")
+    if each and not json:
+        rows = [row | dict(zip(("online", "offline"), apart(row["online"], row["offline"]), strict=True)) for row in rows]
+    columns = COLUMNS if each else [name for name in frame.columns if name in ALWAYS or any(frame[name])]
+    print_rows(rows, columns, json, empty="No difference." if each else "Nothing was asked.", spare=("version",))
     if skew.differences:
         raise typer.Exit(1)
+
+
+def apart(online: Any, offline: Any) -> tuple[str, str]:
+    """Two values as people read them; numbers in four digits, or in as many as tell them apart."""
+    from ..terminal import show
+
+    if not (isinstance(online, float) and isinstance(offline, float)):
+        return show(online), show(offline)
+    texts = [(f"{online:.{digits}g}", f"{offline:.{digits}g}") for digits in range(4, 18)]
+    return next((pair for pair in texts if pair[0] != pair[1]), texts[0])
