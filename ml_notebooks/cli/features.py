@@ -178,7 +178,7 @@ def push_features(
 
 def push_each(store: "FeatureStore", names: list[str], online: "OnlineStore") -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Push views one after the other: what each push did, and why others were left out. Raises the online store's errors."""
-    from ..errors import BadView, MLNotebooksError
+    from ..errors import BadView, MLNotebooksError, UnknownTable
     from ..features.online import push
 
     done, left_out = [], {}
@@ -187,6 +187,8 @@ def push_each(store: "FeatureStore", names: list[str], online: "OnlineStore") ->
             done.append(vars(push(store, name, online)))
         except BadView as error:
             left_out[name] = f"{error} Or push it where its function is: `push(store, {name}, open_online(wh.workspace))`."
+        except UnknownTable:
+            left_out[name] = f"Nothing of it was computed yet: `materialize(store, \"{name}\")` does."
         except MLNotebooksError as error:
             if isinstance(error, OSError):
                 raise
