@@ -28,7 +28,9 @@ from ml_notebooks.features.online import (
     EmbeddedStore,
     Reader,
     RedisStore,
+    RequestLog,
     held_online,
+    logged_requests,
     online_reader,
     open_online,
     push,
@@ -449,12 +451,23 @@ def test_a_request_that_names_nobody_says_what_was_found(tmp_path, entities, wor
     store.note(layout.place, "")
     twice = OnDemand("twice", {"last_delay": float}, lambda delay: delay * 2)
     reader = Reader(store, [layout], {"last": ["delay"]}, on_demand=[twice] if demanding else ())
-    with contextlib.closing(store):
-        with pytest.raises(BadRequest, match=re.escape(words)):
-            reader.read(entities)
+    with contextlib.closing(store), pytest.raises(BadRequest, match=re.escape(words)):
+        reader.read(entities)
 
 
 @pytest.mark.parametrize(("at", "words"), [(START.replace(tzinfo=None), "names no time zone"), ("2013-07-01T12:00Z", "is a str"), (START.date(), "is a date"), (5, "is a int")])
 def test_an_instant_that_is_none_says_why(at, words):
     with pytest.raises(BadTime, match=f"{words}.*tzinfo=timezone.utc"):
         Reader(None, [], {}).read([], at=at)
+
+
+def test_whoever_asks_a_view_of_everybody_is_answered_and_a_log_keeps_keys_alone(tmp_path):
+    everybody, last = Layout("world", "0123456789ab", {}, {"events": "BIGINT"}, 10**6), Layout("last", "0123456789ab", {"origin": "VARCHAR"}, {"delay": "BIGINT"}, 1)
+    log = RequestLog(tmp_path / "log")
+    with contextlib.closing(EmbeddedStore(tmp_path)) as store:
+        for layout in (everybody, last):
+            store.note(layout.place, "")
+        store.write([(everybody.key(()), everybody.row(microseconds(START), 0, [7]))])
+        assert Reader(store, [everybody], {"world": ["events"]}, log).read([5, ()], at=START).rows == [(7,), (7,)]
+        Reader(store, [last], {"last": ["delay"]}, log).read([("EWR", "more")], at=START)
+    assert [request.entities for request in logged_requests(tmp_path / "log")] == [[[], []], [["EWR"]]]

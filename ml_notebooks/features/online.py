@@ -232,7 +232,7 @@ class Reader:
         return answer
 
     def _keep(self, log: RequestLog, entities: Entities, answer: Found, request: Mapping[str, list[Any]] | None) -> None:
-        about = [[entity[name] for name in self.entity] if isinstance(entity, Mapping) else [*entity][: len(self.entity)] for entity in entities]
+        about = [[entity[name] for name in self.entity] if isinstance(entity, Mapping) or not self.entity else [*entity][: len(self.entity)] for entity in entities]
         on_demand = {one.name: one.version for one in self.on_demand} if request is not None else {}
         given = {name: [*map(plain_value, values)] for name, values in (request or {}).items() if name in self._asks}
         log.append(Request(answer.asked, self.versions, self.entity, about, answer.columns, answer.rows, answer.stamps, on_demand, given))
