@@ -12,6 +12,7 @@ import pytest
 from ml_notebooks.errors import StepFailed
 from ml_notebooks.pipelines.report import write_step_page
 from ml_notebooks.pipelines.run import run_pipeline
+from ml_notebooks.pipelines.spec import load_pipeline
 from ml_notebooks.workspace import find_workspace
 
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
@@ -200,3 +201,14 @@ def test_a_plotly_figure_is_drawn_in_its_place(page, tmp_path, recwarn, capfd):
     drawn.wait_for()
     assert drawn.bounding_box()["height"] > 300 and "Late" in page.locator(".gtitle").text_content()
     assert page.locator(".bars path").count() == 2 and "application/x-unknown: open the notebook" in page.locator("#cell-1").inner_text()
+
+
+def test_a_step_of_a_notebook_called_index_has_a_page_beside_the_reports_own(tmp_path):
+    (tmp_path / "settings.ini").write_text("[workspace]\nname = small\n")
+    folder = tmp_path / "nbs" / "pipelines" / "small"
+    folder.mkdir(parents=True)
+    (folder / "pipeline.yaml").write_text("title: A table of contents\nsteps:\n  - {name: list, notebook: index.ipynb}\n  - {name: count, notebook: count.ipynb}\n")
+    for name in ("index", "count"):
+        write(tmp_path, name, "1 + 1")
+    steps = load_pipeline(find_workspace(tmp_path), "small").steps
+    assert [step.output for step in steps] == ["index.list.ipynb", "count.ipynb"]

@@ -359,6 +359,9 @@ def load_pipeline(workspace: Workspace, name: str) -> Pipeline:
     return pipeline
 
 
+_OWN = ("index.ipynb", "features-page.ipynb")  # whose pages would stand where a report has its own
+
+
 def _told_apart(path: Path, steps: tuple[Step, ...]) -> tuple[Step, ...]:
     """The steps, each with a name and a file of its own."""
     seen: set[str] = set()
@@ -368,7 +371,7 @@ def _told_apart(path: Path, steps: tuple[Step, ...]) -> tuple[Step, ...]:
         if step.name in step.after:
             raise BadPipeline(path.name, f"line {step.line}", f"Step {step.name} is to run after itself.")
         seen.add(step.name)
-    files = Counter(step.notebook.name for step in steps)
+    files = Counter([*_OWN, *(step.notebook.name for step in steps)])
     return tuple(step if files[step.notebook.name] == 1 else replace(step, kept=f"{step.notebook.stem}.{step.name}.ipynb") for step in steps)
 
 # %% ../../nbs/library/pipelines/03_spec.ipynb #36a564c3
