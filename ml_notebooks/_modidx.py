@@ -3640,6 +3640,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'ml_notebooks/pipelines/features_page.py'),
                                                       'ml_notebooks.pipelines.features_page._section': ( 'library/pipelines/features_page.html#_section',
                                                                                                          'ml_notebooks/pipelines/features_page.py'),
+                                                      'ml_notebooks.pipelines.features_page._there': ( 'library/pipelines/features_page.html#_there',
+                                                                                                       'ml_notebooks/pipelines/features_page.py'),
                                                       'ml_notebooks.pipelines.features_page._whom': ( 'library/pipelines/features_page.html#_whom',
                                                                                                       'ml_notebooks/pipelines/features_page.py'),
                                                       'ml_notebooks.pipelines.features_page.by_model': ( 'library/pipelines/features_page.html#by_model',

@@ -150,7 +150,7 @@ def online(workspace: Workspace) -> Finding:
     try:
         return Finding("online", "ok", f"{said.store} answers; versions of views in it: {len(store.notes())}")
     except OnlineUnavailable as error:
-        return Finding("online", "wrong", f"{error.what} {error.found}", MEND_ONLINE)
+        return Finding("online", "wrong", f"{error.what} {error.found}", MEND_ONLINE if "://" in said.store else error.do)
     finally:
         store.close()
 

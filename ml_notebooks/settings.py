@@ -142,7 +142,7 @@ class OnlineSettings(Section):
 
     store: str = Field(
         "data/online",
-        pattern=r"^(rediss?://|[^:/]*/|[^:]*$)",
+        pattern=r"^(rediss?://|unix:///|[^:/]*/|[^:]*$)",
         examples=["data/online", "redis://cache.example:6379/0"],
         description="a folder, or the address of a Redis",
     )

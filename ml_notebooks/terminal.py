@@ -104,7 +104,7 @@ def without_spare(rows: Sequence[dict[str, Any]], columns: Sequence[str], spare:
     """The columns less those that must go for a table to be easily read; all, where no table fits."""
     kept = list(columns)
     for name in ("", *spare):
-        kept = [column for column in kept if column != name]
+        kept = [column for column in kept if column != name] or kept
         if widest_and_fit(rows, kept, room, EASY)[1]:
             return kept
     return kept if widest_and_fit(rows, kept, room, LEAST)[1] else columns

@@ -147,6 +147,13 @@ def test_doctor_leaves_an_online_store_alone_that_was_never_used(small, mlnb):
     assert (finding["state"], finding["found"]) == ("ok", "nothing was pushed into data/online yet") and not (small / "data" / "online").exists()
 
 
+def test_doctor_names_an_embedded_online_store_that_cannot_be_opened(small, mlnb):
+    (small / "data").mkdir(exist_ok=True)
+    (small / "data" / "online").write_text("no folder")
+    finding, _ = online(small, mlnb, "data/online")
+    assert finding["state"] == "wrong" and "data/online" in finding["found"] and "password" not in finding["do"] and "[online]" in finding["do"]
+
+
 # A pipeline that nobody knows
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
+import pandas as pd
 import pytest
 from support.workspaces import make_workspace
 
@@ -141,6 +142,35 @@ def test_what_came_after_a_range_of_the_future_is_not_passed_over(store):
     store.wh.append("clean.beyond", row.format(datetime.now(timezone.utc).isoformat(), 2))
     materialize(store, view, since="last")
     assert store.wh.sql("SELECT delay FROM features.beyond ORDER BY delay").fetchall() == [(1,), (2,)]
+
+
+def test_what_came_while_a_range_of_the_future_was_computed_is_not_passed_over(store, monkeypatch):
+    view = replace(LAST, name="meanwhile", query="FROM clean.meanwhile")
+    row, looks = "SELECT 'EWR' AS origin, TIMESTAMPTZ '{}' AS landed_at, {} AS delay", materialize_module._looks
+    store.wh.publish("clean.meanwhile", row.format(NOON.isoformat(), 1))
+
+    def looks_while_another_comes(*given):
+        store.wh.append("clean.meanwhile", row.format(datetime.now(timezone.utc).isoformat(), 2))
+        return looks(*given)
+
+    monkeypatch.setattr(materialize_module, "_looks", looks_while_another_comes)
+    materialize(store, view, until=datetime.now(timezone.utc) + 24 * HOUR)
+    monkeypatch.undo()
+    materialize(store, view, since="last")
+    assert store.wh.sql("SELECT delay FROM features.meanwhile ORDER BY delay").fetchall() == [(1,), (2,)]
+
+
+def test_views_of_views_reach_into_the_future_together(store):
+    later = datetime.now(timezone.utc) + 24 * HOUR
+    first = replace(LAST, name="tomorrow")
+    second = replace(LAST, name="tomorrows", query="FROM features.tomorrow", reads=first)
+    assert [materialize(store, view, until=later).rows for view in (first, second)] == [2, 2]
+
+
+@pytest.mark.parametrize("given", [pd.date_range(NOON, periods=2, freq="h"), (NOON + HOUR for _ in range(1))], ids=["an index", "a generator"])
+def test_cuts_may_be_any_collection(store, given):
+    made = training_set(store, "features.cut", f"{SPINE} FROM range(3)", ["last"], known={}, cuts=given)
+    assert made.certificate is not None
 
 
 def at(monkeypatch, moment):

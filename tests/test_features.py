@@ -353,6 +353,9 @@ def test_what_says_nothing_about_values_is_written_down_when_it_changes(wh):
     assert patient.version == view.version and FeatureStore(wh).view("owned") == patient
     (entry,) = catalogue(FeatureStore(wh)).search("someone").entries
     assert (entry.version.name, entry.versions, entry.rows) == ("owned", 1, 1)
+    other = FeatureView("owner_of", "key", "known_at", "FROM features.owned", timedelta(days=9), reads=view, late=timedelta(days=3))
+    theirs = replace(patient, owner="another")
+    assert FeatureStore(wh).register(other, theirs).view("owned") == FeatureStore(wh).view("owned") == theirs
     wh.append("clean.owned", "SELECT 'b' AS key, now() - INTERVAL 2 DAY AS known_at, 2 AS n")
     assert materialize(FeatureStore(wh), "owned", since="last").rows == 1
 

@@ -437,6 +437,8 @@ WHOM = [
     ({"EWR"}, "(set)"),
     ([5], "Found 5 (int) for an entity"),
     (["EWR"], "Found 'EWR' (str) for an entity"),
+    ([("EWR",), "JFK"], "Found 'JFK' (str) for an entity"),
+    ([b"EWR"], "Found b'EWR' (bytes) for an entity"),
     ([("EWR",), {"origin": "JFK"}], "not all given in one way"),
     ([{"origin": "JFK"}, ("EWR",)], "not all given in one way"),
     (pd.DataFrame({"origin": ["EWR"]}), "(DataFrame)"),
@@ -453,6 +455,11 @@ def test_a_request_that_names_nobody_says_what_was_found(tmp_path, entities, wor
     reader = Reader(store, [layout], {"last": ["delay"]}, on_demand=[twice] if demanding else ())
     with contextlib.closing(store), pytest.raises(BadRequest, match=re.escape(words)):
         reader.read(entities)
+
+
+def test_a_text_is_no_list_of_entities_for_a_view_of_everybody_either():
+    with pytest.raises(BadRequest, match="Found 'abc'"):
+        Reader(None, [Layout("world", "0123456789ab", {}, {"events": "BIGINT"}, 1)], {"world": ["events"]}).read("abc")
 
 
 @pytest.mark.parametrize(("at", "words"), [(START.replace(tzinfo=None), "names no time zone"), ("2013-07-01T12:00Z", "is a str"), (START.date(), "is a date"), (5, "is a int")])

@@ -194,13 +194,15 @@ def test_a_line_that_is_not_finished_is_passed_over_and_any_other_that_is_no_req
     log.append(Request(1, {"facts": "0123456789ab"}, ["origin"], [["EWR"]], ["facts_delay"], [[1.0]], {"facts": [[1, 0]]}))
     (file,) = tmp_path.iterdir()
     fine = file.read_bytes()
+    file.write_bytes(json.dumps(json.loads(fine) | {"asked": -1}).encode() + b"\n")
+    assert [request.asked for request in logged_requests(tmp_path)] == [-1]  # before 1970
     for cut in (1, len(fine) // 2, len(fine) - 1):
         file.write_bytes(fine + fine[:cut])
         with capture_logs() as remarks:
             assert len(list(logged_requests(tmp_path))) == 1
         assert [(remark["log_level"], remark["line"]) for remark in remarks] == [("warning", 2)]
     said = json.loads(fine)
-    spoilt = [{**said, "rows": [[1.0], [2.0]]}, {**said, "rows": [[]]}, {**said, "asked": "noon"}, {**said, "rows": 5}, {**said, "stamps": []}, {"asked": 1}, 5, None]
+    spoilt = [{**said, "rows": [[1.0], [2.0]]}, {**said, "rows": [[]]}, {**said, "asked": "noon"}, {**said, "rows": 5}, {**said, "stamps": []}, {**said, "stamps": {}}, {**said, "versions": ["facts"]}, {**said, "on_demand": None}, {"asked": 1}, 5, None]
     for line in (b"", b"\xff\xfe", b"\0" * 9, fine[:20], *(json.dumps(one).encode() for one in spoilt)):
         file.write_bytes(fine + line + b"\n" + fine)
         with pytest.raises(BadSource, match=r"\.jsonl, line 2` could not be read\. The line is no request: "):

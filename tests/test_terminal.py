@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support.terminals import in_terminal
 
-from ml_notebooks.terminal import plain, print_rows, show
+from ml_notebooks.terminal import plain, print_rows, show, without_spare
 
 RECORD = "from ml_notebooks.pipelines.record import record\nrecord('orders', 5)\nrecord('odd', '[/x]')"
 
@@ -154,3 +154,11 @@ def test_what_a_newcomer_types_is_answered(workspace, mlnb):
 
 def test_init_quotes_a_name_with_a_space(tmp_path, mlnb):
     assert "Next: cd 'a b' && mlnb run flights" in mlnb("init", "a b", cwd=tmp_path).stdout
+
+
+def test_columns_that_may_be_spared_go_one_after_the_other_and_never_all():
+    rows = [{"name": "origin", "rows": 293_382, "description": "How the flights of this airport lately landed", "owner": "flights"}]
+    columns, spare = ["name", "rows", "owner", "description"], ("description", "owner")
+    assert [without_spare(rows, columns, spare, room) for room in (100, 30, 17)] == [columns, ["name", "rows", "owner"], ["name", "rows"]]
+    assert without_spare(rows, columns, spare, 3) == columns  # nothing fits: each row becomes lines
+    assert without_spare(rows, ["description"], ("description",), 5) == ["description"]

@@ -11,7 +11,7 @@ from ml_notebooks.training.train import check_rows
 SET = """
     SELECT i AS id, (i % 7)::TINYINT AS small, CASE WHEN i % 5 > 0 THEN i * 0.5 END AS real, CASE WHEN i % 3 > 0 THEN 'c' || (i % 11) END AS text, i % 4 = 0 AS late,
         CASE WHEN i % 6 > 0 THEN i % 2 = 0 END AS maybe, TIMESTAMPTZ '2013-01-01 00:00:00Z' + to_minutes(i) AS known_at, DATE '2013-01-01' + (i % 300)::INTEGER AS day,
-        (i / 7)::DECIMAL(12, 3) AS exact, (i / 3)::FLOAT AS narrow, CASE WHEN i % 2 > 0 THEN i END AS whole, TIME '10:00:00' AS hour, [i, i + 1] AS list
+        (i / 7)::DECIMAL(12, 3) AS exact, (i / 3)::FLOAT AS narrow, (15000000000000 + i / 7)::DECIMAL(38, 6) AS large, CASE WHEN i % 2 > 0 THEN i END AS whole, TIME '10:00:00' AS hour, [i, i + 1] AS list
     FROM range(2000) AS rows(i)
 """
 
@@ -58,6 +58,8 @@ CHANGED = {
     "what is missing filled in": ("real", lambda rows: rows.fillna({"real": 0.0})),
     "a value taken away": ("text", lambda rows: rows.assign(text=rows.text.where(rows.id != 4))),
     "another target": ("late", lambda rows: rows.assign(late=~rows.late)),
+    "an hour of a day": ("day", lambda rows: rows.assign(day=rows.day + pd.to_timedelta(rows.late * 13, "h"))),
+    "a fraction in a list": ("list", lambda rows: rows.assign(list=[[value + 0.4 for value in values] for values in rows["list"]])),
     "an hour later": ("known_at", lambda rows: rows.assign(known_at=rows.known_at + pd.Timedelta(hours=1))),
 }
 
@@ -73,9 +75,23 @@ def test_several_changed_columns_are_refused(wh, rows):
         check_rows(wh, "features.trained", rows.assign(real=-1.0, small=99), tuple(rows.columns))
 
 
-def test_rows_that_cannot_be_compared_are_refused(wh, rows):
-    mixed = rows.assign(real=rows.real.astype(object).where(rows.id % 2 == 0, "x"))
+NOT_TO_BE_COMPARED = {
+    "numbers and texts in a column": lambda rows: rows.assign(real=rows.real.astype(object).where(rows.id % 2 == 0, "x")),
+    "no such column": lambda rows: rows.drop(columns="real"),
+    "two columns of one name": lambda rows: pd.concat([rows, rows[["real"]]], axis=1),
+    "a sparse column": lambda rows: rows.assign(small=pd.arrays.SparseArray(rows.small)),
+}
+
+
+@pytest.mark.parametrize("change", NOT_TO_BE_COMPARED.values(), ids=NOT_TO_BE_COMPARED)
+def test_rows_that_cannot_be_compared_are_refused(wh, rows, change):
     with pytest.raises(NotCertified, match="cannot be compared"):
-        check_rows(wh, "features.trained", mixed, tuple(rows.columns))
-    with pytest.raises(NotCertified, match="cannot be compared"):
-        check_rows(wh, "features.trained", rows.assign(real="x"), tuple(rows.columns))
+        check_rows(wh, "features.trained", change(rows), tuple(rows.columns))
+
+
+def test_what_differs_among_many_columns_is_named(wh):
+    wh.publish("features.wide", f"SELECT {', '.join(f'(i * {number}) % 97 AS c{number}' for number in range(60))} FROM range(20000) AS rows(i)")
+    wide = wh.table("features.wide").df()
+    check_rows(wh, "features.wide", wide, tuple(wide.columns))
+    with pytest.raises(NotCertified, match=r"What differs is `c7`\."):
+        check_rows(wh, "features.wide", wide.assign(c7=-1), tuple(wide.columns))

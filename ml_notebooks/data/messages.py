@@ -98,9 +98,11 @@ def explain_write(
     error: Exception,
     workspace: Workspace,
     table: str,
-    do: str = "",  # what there is to do, unless the disk is full; default: give data that fits
+    do: str = "",  # what there is to do, unless disk or memory are full; default: give data that fits
 ) -> MLNotebooksError:
     """Why a table could not be written."""
     if is_disk_full(error, workspace):
         return DiskFull(f"`{table}`", _first_line(error, workspace))
+    if isinstance(error, duckdb.OutOfMemoryException):
+        do = "Let it have more, `memory_limit` in [warehouse] of settings.ini, or ask for less at once; nothing was changed."
     return BadData(table, _first_line(error, workspace), *filter(None, [do]))

@@ -162,11 +162,16 @@ Since = datetime | Literal["last"] | None
 Done = tuple[str, datetime | None, datetime]  # of an increment: the view's version, and its range, which ends at the latest when it was computed
 
 
-def increments_of(store: FeatureStore, view: FeatureView) -> list[Done]:
+def increments_of(
+    store: FeatureStore,
+    view: FeatureView,
+    ahead: bool = False,  # whether a range that reached into the future counts to its end, and not to when it was computed
+) -> list[Done]:
     """The last computation of all rows of a view, and the increments since."""
     if not (has_table(store.wh._connection, INCREMENTS) and has_table(store.wh._connection, view.table)):
         return []
-    query = f"SELECT version, epoch_us(since), epoch_us(least(until, computed_at)) FROM lake.{INCREMENTS} WHERE view = ? ORDER BY rowid"
+    end = "until" if ahead else "least(until, computed_at)"
+    query = f"SELECT version, epoch_us(since), epoch_us({end}) FROM lake.{INCREMENTS} WHERE view = ? ORDER BY rowid"
     lines = store.wh._connection.execute(query, [view.name]).fetchall()
     whole = max((number for number, (_, since, _) in enumerate(lines) if since is None), default=0)
     return [(version, _moment(since), datetime.fromtimestamp(until / 1e6, timezone.utc)) for version, since, until in lines[whole:]]
@@ -231,7 +236,7 @@ def _computed_to(store: FeatureStore, view: FeatureView) -> datetime | None:
     _check_said(store, view)
     ends = []
     for one in view.inputs:
-        done = increments_of(store, one)
+        done = increments_of(store, one, ahead=True)
         if not done or done[-1][0] != one.version:
             raise StaleFeatures(one.name, one.version, done[-1][0] if done else "")
         ends.append(reached(done))
@@ -316,7 +321,7 @@ def _compute(
     count_ahead: bool,  # whether to count the rows that lie beyond it
     whole: tuple[datetime | None, datetime | None] = (None, None),  # the range that it is a part of
 ) -> Increment:
-    began, (since, until) = time.monotonic(), span
+    began, at, (since, until) = time.monotonic(), datetime.now(timezone.utc), span
     try:
         stage_view(store, view, since, None if count_ahead else until)
         undated = _take_out(store, f"{identifier(view.timestamp)} IS NULL")
@@ -327,7 +332,7 @@ def _compute(
         with store.wh.transaction(f"materialize {view.name}"):
             rows, replaced = _write(store, view, since, until)
             done = Increment(view.name, view.version, since, until, rows, replaced, left_out, ahead, time.monotonic() - began)
-            _keep(store, done, looks, whole)
+            _keep(store, done, at, looks, whole)
     finally:
         store.wh._connection.execute(f"DROP TABLE IF EXISTS {FEATURE_ROWS}")
     return done
@@ -394,8 +399,8 @@ def _summary(store: FeatureStore, columns: list[str]) -> list[tuple[Any, ...]]:
     return list(store.wh._connection.execute(query).fetchall())
 
 
-def _keep(store: FeatureStore, done: Increment, looks: list[tuple[Any, ...]], whole: tuple[datetime | None, datetime | None]) -> None:
+def _keep(store: FeatureStore, done: Increment, at: datetime, looks: list[tuple[Any, ...]], whole: tuple[datetime | None, datetime | None]) -> None:
     about = (done.view, done.version, done.since, done.until)
-    line = (*about, done.rows, done.replaced, done.left_out, done.ahead, done.seconds, datetime.now(timezone.utc), current_run().get("run", ""), *whole)
+    line = (*about, done.rows, done.replaced, done.left_out, done.ahead, done.seconds, at, current_run().get("run", ""), *whole)
     keep_lines(store.wh, INCREMENTS, _INCREMENT, [line])
     keep_lines(store.wh, STATISTICS, _STATISTIC, [(*about, *look) for look in looks])

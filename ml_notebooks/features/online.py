@@ -163,7 +163,7 @@ def _missing(layout: Layout, entities: Entities, names: Sequence[str]) -> MLNote
 
 def _places(wanted: Iterable[str], entities: Entities, names: Sequence[str]) -> list[int]:
     """Where the values of some keys stand in each entity. Raises `BadRequest` for a text, whose letters would be taken for values."""
-    if isinstance(entities[0], str):
+    if {*map(type, entities)} & {str, bytes}:
         raise _no_request(entities, names)
     return [names.index(name) for name in wanted]
 
@@ -210,6 +210,8 @@ class Reader:
         """
         asked = time.time_ns() // 1000 if at is None else _asked(at)
         many = [entities] if isinstance(entities, Mapping) else entities
+        if isinstance(entities, str | bytes):
+            raise _no_request(entities, self.entity)
         try:
             keys = [key for view in self._views for key in view.keys(many, self.entity)] if many else []
             count, request = len(many), _request(many, self.entity) if self.on_demand and many else None
@@ -232,7 +234,7 @@ class Reader:
         return answer
 
     def _keep(self, log: RequestLog, entities: Entities, answer: Found, request: Mapping[str, list[Any]] | None) -> None:
-        about = [[entity[name] for name in self.entity] if isinstance(entity, Mapping) or not self.entity else [*entity][: len(self.entity)] for entity in entities]
+        about = [[entity[name] for name in self.entity] if isinstance(entity, Mapping) else [*entity][: len(self.entity)] if self.entity else [] for entity in entities]
         on_demand = {one.name: one.version for one in self.on_demand} if request is not None else {}
         given = {name: [*map(plain_value, values)] for name, values in (request or {}).items() if name in self._asks}
         log.append(Request(answer.asked, self.versions, self.entity, about, answer.columns, answer.rows, answer.stamps, on_demand, given))

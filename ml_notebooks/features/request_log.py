@@ -19,6 +19,7 @@ from uuid import UUID
 
 from ..errors import BadSource, DiskFull
 from .online_rows import instant_of, microseconds
+from .online_store import NEVER
 from ..logs import get_logger
 from ..workspace import Workspace
 
@@ -115,7 +116,7 @@ def logged_requests(
     since: datetime | None = None,  # asked from then on
 ) -> Iterator[Request]:
     """The requests that a log holds, file by file. Raises `BadSource` for a line that is none."""
-    first = 0 if since is None else microseconds(since)
+    first = NEVER if since is None else microseconds(since)
     for file in sorted(folder.glob("*.jsonl")):
         with file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
@@ -131,6 +132,7 @@ def _request_of(line: bytes, place: str) -> Request:
         request = Request(**json.loads(line))
         whole = all(len(request.rows) == len(values) for values in (request.entities, *request.stamps.values(), *request.given.values()))
         fits = {len(row) for row in request.rows} <= {len(request.columns)} and {len(one) for one in request.entities} <= {len(request.keys)}
+        fits = fits and {*request.versions.keys()} == {*request.stamps} and {*map(type, request.on_demand.values())} <= {str}
     except (ValueError, TypeError, AttributeError) as error:
         raise BadSource(place, f"The line is no request: {str(error).rstrip('.')}.", _MEND) from error
     if not (isinstance(request.asked, int) and whole and fits):

@@ -52,7 +52,8 @@ class FeatureStore:
 
         A definition is not written again where it is the newest on record, or for one that others are computed from, where its version is on record at all.
         """
-        needed, asked = in_order(*views), {view.name for view in views}
+        asked = {view.name: view for view in views}
+        needed = [asked.get(view.name, view) for view in in_order(*views)]
         query = f"SELECT view, version, definition FROM lake.{VIEWS} ORDER BY rowid"
         lines = self.wh._connection.execute(query).fetchall() if has_table(self.wh._connection, VIEWS) else []
         known, newest = {(name, version) for name, version, _ in lines}, {name: text for name, _, text in lines}
@@ -60,7 +61,7 @@ class FeatureStore:
         if new:
             with self.wh.transaction(f"register {', '.join(view.name for view in new)}"):
                 keep_lines(self.wh, VIEWS, _FIELDS, [_line(view) for view in new])
-        self._views = {view.name: view for view in needed} | self._views | {view.name: view for view in views}
+        self._views = {view.name: view for view in needed} | self._views | asked
         return self
 
     def view(self, name: str, version: str = "") -> FeatureView:

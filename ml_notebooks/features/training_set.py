@@ -103,7 +103,7 @@ def training_set(
     Raises `UnknownFeature`, `UnknownTable` for a view that is not materialised, `StaleFeatures` for one that is in another version, `BadSpine`, `BadOnDemand`, `NaiveTime`, and `BadData` for a table
     that is there and no training set, and where DuckDB cannot run the spine or `finish`; the warehouse is then as it was. A certificate that does not hold is issued too; `train` refuses it.
     """
-    features = as_names(features)
+    features, cuts = as_names(features), None if cuts is None else tuple(cuts)
     on_demand = tuple(one for one in features if isinstance(one, OnDemand))
     _check_asked(store, table, features, cuts or ())
     _check_held(store, [one for one in features if isinstance(one, FeatureView)])  # before one that is refused is registered

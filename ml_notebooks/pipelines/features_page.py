@@ -31,9 +31,13 @@ def figures_of(
     look: Mapping[str, Any],  # a row of `statistics`
 ) -> dict[str, str]:
     """What a feature looked like, as people read it: figures in few digits, texts as they are, and nothing for what is missing."""
-    number = look["mean"] is not None and look["mean"] == look["mean"]
-    ends = {name: format_value(float(look[name])) if number else str(look[name] or "")[:40] for name in ("least", "greatest")}
+    number = _there(look["mean"])
+    ends = {name: "" if not _there(look[name]) else format_value(float(look[name])) if number else str(look[name])[:40] for name in ("least", "greatest")}
     return {"missing": percent(look["missing"])} | {name: format_value(look[name]) if number else "" for name in ("mean", "median")} | ends
+
+
+def _there(value: Any) -> bool:
+    return value is not None and value == value
 
 
 def by_model(

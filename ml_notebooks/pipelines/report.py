@@ -306,7 +306,7 @@ def _beside(run: Run, folder: Path) -> str:
     """A link to the page of the features that the run read or wrote; without one, to that of the last run from which it took over what it did not execute."""
     if (folder / FEATURES_PAGE).is_file():
         return f'<p><a href="{FEATURES_PAGE}">The features that this run read and wrote</a></p>'
-    executed_in = sorted({step.taken_from for step in run.steps if step.status == "cached"}, reverse=True)
+    executed_in = sorted({step.taken_from for step in run.steps if step.status == "cached" and step.taken_from}, reverse=True)
     for one in executed_in:
         if (folder.parent / one / FEATURES_PAGE).is_file():
             return f'<p><a href="../{one}/{FEATURES_PAGE}">The features that run {one} read and wrote</a>, from which this run took them over</p>'

@@ -16,7 +16,7 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 
-from ..data.catalog import identifier
+from ..data.catalog import identifier, same_keys
 from ..data.columns import kind_of
 from ..data.warehouse import Warehouse
 from ..errors import NotCertified, UnknownTrainingSet
@@ -41,7 +41,7 @@ def check_certified(
     return find_certificate(store, table, digest_of(store, f"lake.{table}"))
 
 # %% ../../nbs/library/training/05_train.ipynb #8e45aa85
-_HANDED = "handed_rows"
+_HANDED, _FOREIGN = "handed_rows", "temp.main.foreign_rows"
 _AS_THEY_ARE = "Hand over rows as the table has them, and change columns in the candidate's pipeline or in the set's `finish`"
 
 
@@ -56,31 +56,40 @@ def check_rows(
     types = {name: str(kind) for name, kind in zip(there.columns, there.types, strict=True) if name in columns}
     try:
         wh._connection.register(_HANDED, pa.Table.from_pandas(rows[list(types)], preserve_index=False))
-        foreign = _foreign(wh, table, types)
-        if foreign:
-            changed = [f"`{name}`" for name in types if not _foreign(wh, table, {one: kind for one, kind in types.items() if one != name})]
-            which = f" What differs is {' or '.join(changed)}." if changed else ""
-            raise NotCertified(table, f"{foreign:,} distinct rows of the frame are not rows of it.{which}", _AS_THEY_ARE)
-    except (duckdb.Error, pa.ArrowException) as error:
+        if found := _foreign(wh, table, types):
+            raise NotCertified(table, found, _AS_THEY_ARE)
+    except NotCertified:
+        raise
+    except (duckdb.Error, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise NotCertified(table, f"The rows of the frame cannot be compared with its rows: {str(error).splitlines()[0]}.", _AS_THEY_ARE) from error
     finally:
         wh._connection.unregister(_HANDED)
+        wh._connection.execute(f"DROP TABLE IF EXISTS {_FOREIGN}")
 
 
-def _foreign(wh: Warehouse, table: str, types: Mapping[str, str]) -> int:
-    """How many rows that were handed over are not in a table, in some columns, each counted once."""
-    handed = {name: str(kind) for name, kind, *_ in wh._connection.execute(f"DESCRIBE {_HANDED}").fetchall()}
+def _foreign(wh: Warehouse, table: str, types: Mapping[str, str]) -> str:
+    """How many rows that were handed over are not in a table, and in what they differ; none: ''."""
+    run = wh._connection.execute
+    handed = {name: str(kind) for name, kind, *_ in run(f"DESCRIBE {_HANDED}").fetchall()}
     alike = ", ".join(_alike(name, kind, handed[name]) for name, kind in types.items()) or "1"
-    query = f"SELECT {alike} FROM {_HANDED} EXCEPT SELECT {alike} FROM lake.{table}"
-    return int(wh._connection.execute(f"SELECT count(*) FROM ({query})").fetchall()[0][0])
+    run(f"CREATE OR REPLACE TEMP TABLE {_FOREIGN} AS SELECT {alike} FROM {_HANDED} EXCEPT SELECT {alike} FROM lake.{table}")
+    ((count,),) = run(f"SELECT count(*) FROM {_FOREIGN}").fetchall()
+    if not count:
+        return ""
+    run(f"DELETE FROM {_FOREIGN} WHERE rowid >= 100")
+    held, others = f"(SELECT {alike} FROM lake.{table})", {name: [one for one in types if one != name] for name in types}
+    queries = {name: f"FROM {_FOREIGN} AS one ANTI JOIN {held} AS other ON {same_keys(rest, 'one', 'other') or 'true'} LIMIT 1" for name, rest in others.items()}
+    changed = [f"`{name}`" for name, query in queries.items() if not run(query).fetchall()]
+    which = f" What differs is {' or '.join(changed)}." if changed else ""
+    return f"{count:,} distinct rows of the frame are not rows of it.{which}"
 
 
 def _alike(name: str, kind: str, handed: str) -> str:
-    """SQL of a column so that a frame's and a table's are of one type, and what is missing is NULL."""
-    if kind_of(kind) not in ("number", "boolean"):
-        return f"{identifier(name)}::{kind}"
-    width = "FLOAT" if "FLOAT" in (kind, handed) else "DOUBLE"
-    return f"nullif({identifier(name)}::{width}, 'nan')"
+    """SQL of a column, of a frame or a table: a number of the width that both have, missing where it is none."""
+    if {kind_of(kind), kind_of(handed)} - {"number", "boolean"}:
+        return identifier(name)
+    width = "FLOAT" if "FLOAT" in (kind, handed) or kind.startswith("DECIMAL") else "DOUBLE"
+    return f"nullif({identifier(name)}::{width}, 'nan') AS {identifier(name)}"
 
 # %% ../../nbs/library/training/05_train.ipynb #dd0c2a14
 def training_tags(
@@ -127,7 +136,7 @@ def train(
     tags: Mapping[str, str] | None = None,
     uncertified: str = "",  # why rows that are not certified are used nevertheless
 ) -> Trained:
-    """Fit a candidate and track it. Raises `NotCertified`, and then nothing is fitted."""
+    """Fit a candidate and track it. Raises `NotCertified`, and then nothing is fitted. A target that the set does not have may come from elsewhere."""
     certificate = _certificate(wh, table, candidate, rows, target, uncertified)
     model = fit_candidate(candidate, rows, target)
     about = training_tags(wh, table, certificate, uncertified)
