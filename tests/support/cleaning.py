@@ -139,7 +139,8 @@ def apply(rule, rows, kinds, learned):
         for row in rows
     ]
     after = kinds | dict.fromkeys(marks, "truth") | _new_kinds(rule, named)
-    return new, after, [(name, *_count(rows, new, name, isinstance(rule, Types)), 0) for name in named]
+    replaced = [*(mark for mark in marks if mark in kinds), *named]  # a mark that an earlier rule made is made anew
+    return new, after, [(name, *_count(rows, new, name, isinstance(rule, Types)), 0) for name in replaced]
 
 
 def _new_kinds(rule, named):
