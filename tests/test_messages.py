@@ -12,7 +12,7 @@ import pytest
 
 from ml_notebooks.cli.runs import first_figures, typed
 from ml_notebooks.data.warehouse import open_warehouse
-from ml_notebooks.errors import UnknownDashboard, UnknownPipeline
+from ml_notebooks.errors import UnknownDashboard, UnknownPipeline, UnknownTable
 from ml_notebooks.pipelines.ledger import StepResult, new_run, write_run
 from ml_notebooks.pipelines.record import Record
 from ml_notebooks.workspace import find_workspace
@@ -29,6 +29,15 @@ def filled(workspace):
 
 
 # Queries
+
+
+@pytest.mark.parametrize("name", ["query", "parameters", "wh", "connection", "table", "name", "schema", "duckdb"])
+def test_a_variable_of_the_program_is_no_table(filled, name):
+    with open_warehouse(find_workspace(filled), read_only=True) as wh:
+        assert f"raw.{name}" not in wh
+        for ask in (lambda: wh.table(f"raw.{name}"), lambda: wh.sql(f"FROM {name}")):
+            with pytest.raises(UnknownTable, match=f"`(raw.)?{name}` is not in the warehouse"):
+                ask()
 
 
 @pytest.mark.parametrize(
