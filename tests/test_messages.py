@@ -31,13 +31,21 @@ def filled(workspace):
 # Queries
 
 
-@pytest.mark.parametrize("name", ["query", "parameters", "wh", "connection", "table", "name", "schema", "duckdb"])
+@pytest.mark.parametrize("name", ["query", "parameters", "wh", "connection", "table", "name", "schema"])
 def test_a_variable_of_the_program_is_no_table(filled, name):
     with open_warehouse(find_workspace(filled), read_only=True) as wh:
         assert f"raw.{name}" not in wh
-        for ask in (lambda: wh.table(f"raw.{name}"), lambda: wh.sql(f"FROM {name}")):
+        for ask in (lambda: wh.table(f"raw.{name}"), lambda: wh.sql(f'FROM "{name}"')):
             with pytest.raises(UnknownTable, match=f"`(raw.)?{name}` is not in the warehouse"):
                 ask()
+
+
+@pytest.mark.parametrize("name", ["csv", "parquet", "json", "duckdb"])
+def test_a_table_that_is_called_like_a_kind_of_file_is_none(filled, name):
+    with open_warehouse(find_workspace(filled)) as wh:
+        assert f"raw.{name}" not in wh
+        wh.publish(f"raw.{name}", "SELECT 1 AS one")
+        assert f"raw.{name}" in wh and wh.table(f"raw.{name}").fetchall() == [(1,)]
 
 
 @pytest.mark.parametrize(

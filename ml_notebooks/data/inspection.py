@@ -41,7 +41,7 @@ def has_table(
     """Whether there is a table of this name."""
     schema, _, name = table.partition(".")
     try:
-        connection.execute(f'FROM lake."{schema}"."{name}" LIMIT 0')
+        connection.execute("FROM pragma_table_info(?) LIMIT 0", [f'lake."{schema}"."{name}"'])  # a plain FROM takes `raw.csv` for a file
         return True
     except duckdb.CatalogException:
         return False

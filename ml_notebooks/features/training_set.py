@@ -106,11 +106,12 @@ def training_set(
     features, cuts = as_names(features), None if cuts is None else tuple(cuts)
     on_demand = tuple(one for one in features if isinstance(one, OnDemand))
     _check_asked(store, table, features, cuts or ())
-    _check_held(store, [one for one in features if isinstance(one, FeatureView)])  # before one that is refused is registered
+    given = [one for one in features if isinstance(one, FeatureView)]
+    _check_held(store, given)  # before one that is refused is registered
     views, only = wanted_features(store, [one for one in features if not isinstance(one, OnDemand)])
     question = Question(spine, views, only, at, label, label_known, as_names(key), finish, on_demand)
     try:
-        _check_held(store, views)
+        _check_held(store, [view for view in views if view not in given])
         with _explained(store, table):
             stage_answer(store, question, stage_spine(store, question), _FINISHED)
         keep_on_demand(store, *on_demand)
@@ -130,7 +131,7 @@ def _check_asked(store: FeatureStore, table: str, features: Sequence[Any], cuts:
     """Raises `InvalidTableName`, `BadData`, `UnknownFeature` and `NaiveTime`."""
     if check_table_name(table).removeprefix("features.") in store.names():
         raise BadData(table, "It is the table of a view.", "Give the training set another name.")
-    if has_table(store.wh._connection, table) and table not in _lines(store):
+    if table not in _lines(store) and has_table(store.wh._connection, table):
         raise BadData(table, "There is such a table already, and it is no training set.", "Give the training set another name, or drop the table.")
     for one in features:
         if not isinstance(one, str | FeatureView | OnDemand):
@@ -149,7 +150,7 @@ def _explained(store: FeatureStore, table: str) -> Iterator[None]:
 
 
 def _check_held(store: FeatureStore, views: Sequence[FeatureView]) -> None:
-    held = held_versions(store, *views)
+    held = held_versions(store, *views) if views else {}
     for view in views:
         if held[view.name] != view.version:
             store.wh.table(view.table)  # raises where it is not materialised
