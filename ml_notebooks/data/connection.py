@@ -72,7 +72,7 @@ def _new_connection(workspace: Workspace) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(config={"allow_unsigned_extensions": "true", "threads": "1"})
     for statement in [*prepare_statements(workspace), f"SET temp_directory = {quote(_spill_folder(workspace))}"]:
         connection.execute(statement)
-    connection.execute("SET GLOBAL python_enable_replacements = false")  # a variable that is called like a table is none, `clean.rows` not `rows`
+    connection.execute("SET GLOBAL python_enable_replacements = false")  # otherwise a variable `rows` stands for `clean.rows`, where there is no such table
     with suppress(duckdb.InvalidInputException):  # in Jupyter without ipywidgets there is no bar, and it cannot be switched off
         connection.execute("SET enable_progress_bar_print = false")
         connection.execute("SET enable_progress_bar = true")  # so that one can ask how far a query has come (see *Progress*)

@@ -18,7 +18,6 @@ from .materialize import STATISTICS, increments_of, reached
 from .on_demand import ON_DEMAND
 from .store import VIEWS, FeatureStore
 from .training_set import TRAINING_SETS
-from .view import FeatureView
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,8 +163,7 @@ def _entry(store: FeatureStore, kept: Sequence[Version], features: Mapping[tuple
     newest = kept[-1]
     if newest.kind == "on demand":
         return Entry(newest, len(kept), (newest.name,), None, None)
-    named = FeatureView(newest.name, (), "known_at", "FROM nothing")  # its increments are found by its name alone
-    done = increments_of(store, named)
+    done = increments_of(store, newest.name)
     if not done:
         return Entry(newest, len(kept), (), None, None)
     version = done[-1][0]

@@ -164,15 +164,15 @@ Done = tuple[str, datetime | None, datetime]  # of an increment: the view's vers
 
 def increments_of(
     store: FeatureStore,
-    view: FeatureView,
+    view: str,
     ahead: bool = False,  # whether a range that reached into the future counts to its end, and not to when it was computed
 ) -> list[Done]:
     """The last computation of all rows of a view, and the increments since."""
-    if not (has_table(store.wh._connection, INCREMENTS) and has_table(store.wh._connection, view.table)):
+    if not (has_table(store.wh._connection, INCREMENTS) and has_table(store.wh._connection, f"features.{view}")):
         return []
     end = "until" if ahead else "least(until, computed_at)"
     query = f"SELECT version, epoch_us(since), epoch_us({end}) FROM lake.{INCREMENTS} WHERE view = ? ORDER BY rowid"
-    lines = store.wh._connection.execute(query, [view.name]).fetchall()
+    lines = store.wh._connection.execute(query, [view]).fetchall()
     whole = max((number for number, (_, since, _) in enumerate(lines) if since is None), default=0)
     return [(version, _moment(since), datetime.fromtimestamp(until / 1e6, timezone.utc)) for version, since, until in lines[whole:]]
 
@@ -200,7 +200,7 @@ def _range(store: FeatureStore, view: FeatureView, since: Since, until: datetime
     """The instant from which to compute. Raises `BadIncrement`."""
     if since is None:
         return None
-    done, held = increments_of(store, view), held_versions(store, view)[view.name]
+    done, held = increments_of(store, view.name), held_versions(store, view)[view.name]
     if since == "last":
         start = reached(done) - view.late if held == view.version else None
     elif held == view.version:
@@ -236,7 +236,7 @@ def _computed_to(store: FeatureStore, view: FeatureView) -> datetime | None:
     _check_said(store, view)
     ends = []
     for one in view.inputs:
-        done = increments_of(store, one, ahead=True)
+        done = increments_of(store, one.name, ahead=True)
         if not done or done[-1][0] != one.version:
             raise StaleFeatures(one.name, one.version, done[-1][0] if done else "")
         ends.append(reached(done))
@@ -275,7 +275,7 @@ def _first(store: FeatureStore, view: FeatureView) -> datetime | None:
 
 def _left(store: FeatureStore, view: FeatureView, since: datetime | None, until: datetime | None) -> datetime | None:
     """The instant from which a range is still to be computed: where a call that began it in parts has ended."""
-    if not increments_of(store, view):
+    if not increments_of(store, view.name):
         return since
     last = store.wh._connection.execute(f"SELECT * FROM lake.{INCREMENTS} WHERE view = ? ORDER BY rowid DESC LIMIT 1", [view.name])
     line = dict(zip([name for name, *_ in last.description], last.fetchall()[0], strict=True))
@@ -300,7 +300,7 @@ def materialize(
     that is not computed; the table is then as it was, or as the last part has left it.
     """
     view = store.view(view) if isinstance(view, str) else view
-    if has_table(store.wh._connection, view.table) and not increments_of(store, view):
+    if has_table(store.wh._connection, view.table) and not increments_of(store, view.name):
         raise BadView(view.name, f"There is a table `{view.table}` already, which the store did not compute.", "Give the view another name, or drop the table.")
     end = _end(store, view, until)
     start = _range(store, view, since, end)

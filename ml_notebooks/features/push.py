@@ -155,7 +155,7 @@ def push(
 def _computed_until(store: FeatureStore, view: FeatureView) -> datetime:
     """Up to where the table's rows are computed. Raises `UnknownTable` and `StaleFeatures`."""
     store.wh.table(view.table)
-    done = increments_of(store, view)
+    done = increments_of(store, view.name)
     if not done or done[-1][0] != view.version:
         raise StaleFeatures(view.name, view.version, done[-1][0] if done else "")
     return reached(done)
