@@ -40,6 +40,12 @@ def test_a_variable_of_the_program_is_no_table(filled, name):
                 ask()
 
 
+def test_to_ask_whether_a_table_is_there_imports_no_pandas(filled):
+    asked = "'raw.flights' in wh, 'raw.planes' in wh, 'pandas' in sys.modules"
+    program = f"import sys; from ml_notebooks.data.warehouse import open_warehouse; wh = open_warehouse(read_only=True); print({asked})"
+    assert subprocess.run([sys.executable, "-c", program], cwd=filled, capture_output=True, text=True).stdout == "True False False\n"
+
+
 @pytest.mark.parametrize("name", ["csv", "parquet", "json", "duckdb"])
 def test_a_table_that_is_called_like_a_kind_of_file_is_none(filled, name):
     with open_warehouse(find_workspace(filled)) as wh:

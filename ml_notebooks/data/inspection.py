@@ -40,8 +40,9 @@ def has_table(
 ) -> bool:
     """Whether there is a table of this name."""
     schema, _, name = table.partition(".")
+    called = quote(f'lake."{schema}"."{name}"')  # in the query's text: with a first parameter, DuckDB imports pandas
     try:
-        connection.execute("FROM pragma_table_info(?) LIMIT 0", [f'lake."{schema}"."{name}"'])  # a plain FROM takes `raw.csv` for a file
+        connection.execute(f"FROM pragma_table_info({called}) LIMIT 0")  # a plain FROM takes `raw.csv` for a file
         return True
     except duckdb.CatalogException:
         return False
