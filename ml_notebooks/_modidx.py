@@ -3728,6 +3728,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'ml_notebooks/pipelines/kernels.py'),
                                                 'ml_notebooks.pipelines.kernels._sweep': ( 'library/pipelines/kernels.html#_sweep',
                                                                                            'ml_notebooks/pipelines/kernels.py'),
+                                                'ml_notebooks.pipelines.kernels._take_back': ( 'library/pipelines/kernels.html#_take_back',
+                                                                                               'ml_notebooks/pipelines/kernels.py'),
                                                 'ml_notebooks.pipelines.kernels._use_sockets': ( 'library/pipelines/kernels.html#_use_sockets',
                                                                                                  'ml_notebooks/pipelines/kernels.py'),
                                                 'ml_notebooks.pipelines.kernels.ask': ( 'library/pipelines/kernels.html#ask',

@@ -412,6 +412,17 @@ def test_interrupt_restart_shutdown_and_kill_are_those_of_an_ordinary_kernel(lig
     wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
+def test_the_kernel_after_a_dead_one_is_not_told_to_end(light):
+    with kernel(light) as (manager, client):
+        os.kill(int(say(client, "import os; print(os.getpid())")), signal.SIGKILL)
+        wait_until(lambda: not manager.is_alive())
+        manager.request_shutdown(restart=True)
+        assert manager._control_socket is None  # with which the request would have waited for the next
+        manager.restart_kernel()
+        client.wait_for_ready(timeout=PATIENCE)
+        assert say(client, "print(1 + 1)") == "2\n"
+
+
 async def within_jupyterlab(folder):
     """What JupyterLab's server does with a kernel, in the order of a user's day: the process ids it had."""
     manager = AsyncMappingKernelManager(root_dir=str(folder), connection_dir=str(folder), default_kernel_name=KERNEL_NAME)

@@ -277,6 +277,14 @@ def _use_sockets(manager: Any) -> None:
             manager.transport, manager.ip = "ipc", f"{folder}/k{os.urandom(4).hex()}"
 
 
+def _take_back(manager: Any) -> None:
+    """Forget the request to end that was sent to a dead kernel: the next one, ready before Jupyter gives it up, would obey."""
+    waiting = getattr(manager, "_control_socket", None)
+    if waiting is not None:
+        waiting.close(linger=0)
+        manager._control_socket = None
+
+
 class WarmProvisioner(LocalProvisioner):
     """Kernels forked from a warm parent, or ordinary ones where that cannot be."""
 
@@ -304,6 +312,8 @@ class WarmProvisioner(LocalProvisioner):
     async def shutdown_requested(self, restart: bool = False) -> None:
         """A shutdown is under way."""
         self._ending = True
+        if isinstance(self.process, WarmProcess) and self.process.poll() is not None:
+            _take_back(self.parent)
 
     async def poll(self) -> int | None:
         """The exit status; None while the kernel runs."""
