@@ -21,6 +21,7 @@ from ml_notebooks.features.certificate import FRAME, find_certificate
 from ml_notebooks.features.materialize import held_versions, materialize
 from ml_notebooks.features.point_in_time import point_in_time_query
 from ml_notebooks.features.push import push
+from ml_notebooks.features.questions import SPINE, Question, forget, stage_answer, stage_spine
 from ml_notebooks.features.store import FeatureStore
 from ml_notebooks.features.training_set import training_set
 from ml_notebooks.features.view import FeatureView
@@ -201,19 +202,62 @@ def test_a_range_in_parts_goes_on_where_it_ended(wh, monkeypatch):
 def test_the_same_call_gives_the_same_files(tmp_path, monkeypatch):
     monkeypatch.setenv("MLNB_WAREHOUSE__THREADS", "2")
     contents = []
-    for number in range(2):
+    for number, finish in enumerate((lambda joined: joined, lambda joined: joined, lambda joined: f"SELECT * FROM ({joined})")):  # the last takes a table between
         with open_warehouse(make_workspace(tmp_path / str(number))) as wh:
             wh.publish("clean.facts", "SELECT i % 7 AS key, TIMESTAMPTZ '2013-01-01' + INTERVAL (i) MINUTE AS known_at, i * 0.5 AS value FROM range(5000) AS r(i)")
             store = FeatureStore(wh)
             materialize(store, FeatureView("facts", "key", "known_at", "FROM clean.facts", timedelta(days=9)))
             spine = f"SELECT i % 9 AS key, TIMESTAMPTZ '2013-01-02' + INTERVAL (i) SECOND AS asked_at FROM range(300000) AS r(i) ORDER BY hash(i + {number})"
-            training_set(store, "features.made", spine, ["facts"])
+            training_set(store, "features.made", spine, ["facts"], finish=finish)
             (file,) = (tmp_path / str(number)).rglob("features/made/*.parquet")
             contents.append(file.read_bytes())
             asked = pq.read_table(file, columns=["asked_at"]).column(0).to_numpy()
             assert len(asked) == 300_000
             assert (asked[1:] > asked[:-1]).all()  # also from one row group to the next
-    assert contents[0] == contents[1]
+    assert contents[0] == contents[1] == contents[2]
+
+
+def test_a_set_is_joined_and_described_in_one_state_of_the_warehouse(tmp_path):
+    with open_warehouse(make_workspace(tmp_path)) as wh, open_warehouse(make_workspace(tmp_path)) as another:
+        wh.publish("clean.facts", "SELECT 'a' AS key, TIMESTAMPTZ '2013-01-01' AS known_at, 1 AS n")
+        wh.publish("clean.asks", "SELECT 'a' AS key, TIMESTAMPTZ '2013-01-02' AS asked_at")
+        view, store = FeatureView("facts", "key", "known_at", "FROM clean.facts", timedelta(days=9)), FeatureStore(wh)
+        materialize(store, view)
+        before = wh.versions()
+
+        def meanwhile(joined):
+            another.append("clean.asks", "SELECT 'b' AS key, TIMESTAMPTZ '2013-01-02' AS asked_at")
+            another.append("clean.facts", "SELECT 'b' AS key, TIMESTAMPTZ '2013-01-01' AS known_at, 2 AS n")
+            materialize(FeatureStore(another), view)
+            return f"SELECT *, (SELECT count(*) FROM clean.asks) AS askers FROM ({joined})"
+
+        made = training_set(store, "features.made", "clean.asks", view, finish=meanwhile)
+        assert made.tables == {table: before[table] for table in ("clean.asks", "features.facts")}
+        assert wh.sql("SELECT key, facts_n, askers FROM features.made").fetchall() == [("a", 1, 1)]
+        again = training_set(store, "features.made", "clean.asks", view)
+        assert again.rows == 2 and again.tables == {table: wh.version(table) for table in made.tables} != made.tables
+
+
+def test_a_set_inside_a_transaction_is_joined_by_sorting(wh):
+    wh.publish("clean.inside", "SELECT range % 5 AS key, TIMESTAMPTZ '2013-01-01' + to_minutes(range) AS known_at, range AS n FROM range(500)")
+    view, store = FeatureView("inside", "key", "known_at", "FROM clean.inside", timedelta(days=9)), FeatureStore(wh)
+    materialize(store, view)
+    asks = "SELECT range % 6 AS key, TIMESTAMPTZ '2013-01-01' + to_minutes(range) AS asked_at FROM range({})"
+
+    def plan(rows):
+        question = Question(asks.format(rows), (view,))
+        stage_answer(store, question, stage_spine(store, question), "temp.main.answer")
+        said = wh.sql(f"EXPLAIN {point_in_time_query(wh, f'FROM {SPINE}', [view])}").fetchall()[0][1]
+        forget(store, question, "temp.main.answer")
+        return said
+
+    with wh.transaction():
+        assert "ASOF_JOIN" in plan(65) and "ASOF_JOIN" not in plan(64)
+        inside = training_set(store, "features.inside_set", asks.format(400), view)
+    assert wh.sql("SELECT current_setting('asof_loop_join_threshold')").fetchall() == [(64,)]
+    assert training_set(store, "features.outside_set", asks.format(400), view).digest == inside.digest
+    with pytest.raises(BadData, match="Correct the spine"), wh.transaction(), pytest.raises(BadData, match="Correct the spine"):  # twice: not that the transaction has failed
+        training_set(store, "features.failed", asks.format(400), view, finish=lambda joined: f"SELECT error('no') FROM ({joined})")
 
 
 def test_numbers_that_no_statistic_can_take_are_kept(wh):

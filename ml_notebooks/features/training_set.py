@@ -21,6 +21,7 @@ from ..data.inspection import has_table, table_versions
 from ..data.messages import explain_write
 from ..data.queries import what_is_read
 from ..data.staging import Staged
+from ..data.warehouse import one_state
 from ..errors import BadData, NaiveTime, StaleFeatures, UnknownFeature, UnknownTrainingSet
 from .certificate import Certificate, certify, keep_certificate, newer_rows, usual_cuts
 from .materialize import held_versions
@@ -105,24 +106,24 @@ def training_set(
     """
     features, cuts = as_names(features), None if cuts is None else tuple(cuts)
     on_demand = tuple(one for one in features if isinstance(one, OnDemand))
-    _check_asked(store, table, features, cuts or ())
-    given = [one for one in features if isinstance(one, FeatureView)]
-    _check_held(store, given)  # before one that is refused is registered
+    with one_state(store.wh):
+        _check_asked(store, table, features, cuts or ())
+        _check_held(store, [one for one in features if isinstance(one, FeatureView)])  # before one that is refused is registered
     views, only = wanted_features(store, [one for one in features if not isinstance(one, OnDemand)])
     question = Question(spine, views, only, at, label, label_known, as_names(key), finish, on_demand)
     try:
-        _check_held(store, [view for view in views if view not in given])
-        with _explained(store, table):
-            stage_answer(store, question, stage_spine(store, question), _FINISHED)
+        with one_state(store.wh), _explained(store, table):
+            _check_held(store, views)
+            rows = stage_answer(store, question, stage_spine(store, question), _FINISHED, lasting=known is not None)
+            versions, computed = ({one.name: one.version for one in those} for those in (views, on_demand))
+            made = TrainingSet(table, 0, (), at, label, "", versions, _sources(store, spine, views), _answers(store, views, at), on_demand=computed)
+            made = _described(store, made, rows)
         keep_on_demand(store, *on_demand)
-        versions, computed = ({one.name: one.version for one in those} for those in (views, on_demand))
-        made = TrainingSet(table, 0, (), at, label, "", versions, _sources(store, spine, views), _answers(store, views, at), on_demand=computed)
-        made = _described(store, made)
         if known is not None:
             newer, when = newer_rows(store, question), usual_cuts(store, question) if cuts is None else cuts
             with _explained(store, table):
-                made = replace(made, certificate=certify(store, question, table, made.digest, _FINISHED, known, newer, when))
-        return _publish(store, made)
+                made = replace(made, certificate=certify(store, question, table, made.digest, rows, known, newer, when))
+        return _publish(store, made, rows)
     finally:
         forget(store, question, _FINISHED)
 
@@ -189,12 +190,12 @@ def digest_of(store: FeatureStore, rows: str) -> str:  # of a table or a query i
     return f"{count}-{hashlib.sha256(repr(names).encode()).hexdigest()[:6]}-{total or 0:x}-{mix or 0:x}"
 
 
-def _described(store: FeatureStore, made: TrainingSet) -> TrainingSet:
+def _described(store: FeatureStore, made: TrainingSet, rows: str) -> TrainingSet:
     """A training set with what its finished rows say of it."""
     run = store.wh._connection.execute
-    columns = tuple(name for name, *_ in run(f"DESCRIBE {_FINISHED}").fetchall())
-    rows = run(f"SELECT count(*) FROM {_FINISHED}").fetchall()[0][0]
-    return replace(made, rows=rows, columns=columns, digest=digest_of(store, _FINISHED))
+    columns = tuple(name for name, *_ in run(f"DESCRIBE {rows}").fetchall())
+    count = run(f"SELECT count(*) FROM {rows}").fetchall()[0][0]
+    return replace(made, rows=count, columns=columns, digest=digest_of(store, rows))
 
 
 @contextmanager
@@ -209,11 +210,11 @@ def _one_thread(store: FeatureStore) -> Iterator[None]:
         run(f"SET threads = {threads}")
 
 
-def _publish(store: FeatureStore, made: TrainingSet) -> TrainingSet:
+def _publish(store: FeatureStore, made: TrainingSet, rows: str) -> TrainingSet:
     """Publish the finished rows and write down what went into them."""
     said = [json.dumps(each) for each in (made.views, made.tables, {view: vars(counts) for view, counts in made.answers.items()}, made.on_demand)]
     with _one_thread(store), store.wh.transaction(f"training set {made.table}"):
-        store.wh.publish(made.table, Staged(_FINISHED))
+        store.wh.publish(made.table, Staged(rows))
         line = (made.table, made.digest, made.rows, list(made.columns), made.at, made.label, *said, datetime.now(timezone.utc), current_user(), current_run().get("run", ""))
         keep_lines(store.wh, TRAINING_SETS, _FIELDS, [line])
         if made.certificate:
