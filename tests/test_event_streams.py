@@ -18,9 +18,9 @@ from support.workspaces import make_workspace
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import OnlineUnavailable, SourceUnavailable
 from ml_notebooks.features.events import ingest_events, kept_layout
+from ml_notebooks.features.instants import microseconds
 from ml_notebooks.features.materialize import materialize
 from ml_notebooks.features.online import open_online
-from ml_notebooks.features.online_rows import microseconds
 from ml_notebooks.features.online_store import EmbeddedStore
 from ml_notebooks.features.push import held_online, push
 from ml_notebooks.features.redis_store import RedisStore

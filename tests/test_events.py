@@ -16,8 +16,8 @@ from support.workspaces import make_workspace
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import BadData
 from ml_notebooks.features.events import Windowed, fold, ingest_events
+from ml_notebooks.features.instants import microseconds
 from ml_notebooks.features.materialize import materialize
-from ml_notebooks.features.online_rows import microseconds
 from ml_notebooks.features.online_store import EmbeddedStore
 from ml_notebooks.features.push import held_online, push
 from ml_notebooks.features.rolling import last

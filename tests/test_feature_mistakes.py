@@ -12,15 +12,17 @@ from ml_notebooks.errors import (
     BadData,
     BadIncrement,
     BadSpine,
+    BadTime,
     BadView,
     InvalidTableName,
     NaiveTime,
     StaleFeatures,
     UnknownFeature,
 )
+from ml_notebooks.features import books as books_module
 from ml_notebooks.features import materialize as materialize_module
-from ml_notebooks.features import store as store_module
-from ml_notebooks.features.materialize import held_versions, materialize
+from ml_notebooks.features.increments import held_versions
+from ml_notebooks.features.materialize import materialize
 from ml_notebooks.features.store import FeatureStore
 from ml_notebooks.features.training_set import training_set
 from ml_notebooks.features.view import FeatureView, in_order
@@ -72,8 +74,8 @@ RUBBISH = {
     "`finish` gives nothing": ({"finish": lambda joined: None}, BadData, "Correct the spine, `finish`"),
     "`finish` casts what is no number": ({"finish": lambda joined: f"SELECT origin::BIGINT AS n FROM ({joined})"}, BadData, "EWR"),
     "a feature is a number": ({"features": 5}, UnknownFeature, "5"),
-    "a cut without a zone": ({"known": {}, "cuts": [datetime(2013, 7, 1)]}, NaiveTime, "`cuts`"),
-    "a cut is a text": ({"known": {}, "cuts": ["2013-07-01"]}, NaiveTime, "`cuts`"),
+    "a cut without a zone": ({"known": {}, "cuts": [datetime(2013, 7, 1)]}, BadTime, "names no time zone"),
+    "a cut is a text": ({"known": {}, "cuts": ["2013-07-01"]}, BadTime, "is a str"),
     "a name without a schema": ({"table": "refused"}, InvalidTableName, "refused"),
     "the table of something else": ({"table": "clean.orders"}, BadData, "no training set"),
     "what it asks of": ({"table": "clean.orders", "spine": "clean.orders"}, BadData, "no training set"),
@@ -146,14 +148,14 @@ def test_what_came_after_a_range_of_the_future_is_not_passed_over(store):
 
 def test_what_came_while_a_range_of_the_future_was_computed_is_not_passed_over(store, monkeypatch):
     view = replace(LAST, name="meanwhile", query="FROM clean.meanwhile")
-    row, looks = "SELECT 'EWR' AS origin, TIMESTAMPTZ '{}' AS landed_at, {} AS delay", materialize_module._looks
+    row, looks = "SELECT 'EWR' AS origin, TIMESTAMPTZ '{}' AS landed_at, {} AS delay", materialize_module.summarise
     store.wh.publish("clean.meanwhile", row.format(NOON.isoformat(), 1))
 
     def looks_while_another_comes(*given):
         store.wh.append("clean.meanwhile", row.format(datetime.now(timezone.utc).isoformat(), 2))
         return looks(*given)
 
-    monkeypatch.setattr(materialize_module, "_looks", looks_while_another_comes)
+    monkeypatch.setattr(materialize_module, "summarise", looks_while_another_comes)
     materialize(store, view, until=datetime.now(timezone.utc) + 24 * HOUR)
     monkeypatch.undo()
     materialize(store, view, since="last")
@@ -181,7 +183,7 @@ def at(monkeypatch, moment):
         def now(cls, tz=None):
             return moment
 
-    for module in (materialize_module, store_module):
+    for module in (materialize_module, books_module):
         monkeypatch.setattr(module, "datetime", Clock)
 
 

@@ -22,6 +22,7 @@ from support.workspaces import fill, make_workspace, small_disk
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import BadRequest, BadTime, DiskFull, NotPushed, OnlineUnavailable
 from ml_notebooks.features import push as pushing
+from ml_notebooks.features.instants import microseconds
 from ml_notebooks.features.materialize import materialize
 from ml_notebooks.features.on_demand import OnDemand
 from ml_notebooks.features.online import (
@@ -35,7 +36,7 @@ from ml_notebooks.features.online import (
     open_online,
     push,
 )
-from ml_notebooks.features.online_rows import Layout, microseconds
+from ml_notebooks.features.online_rows import Layout
 from ml_notebooks.features.online_store import is_before, takes_place
 from ml_notebooks.features.point_in_time import point_in_time_query
 from ml_notebooks.features.store import FeatureStore
@@ -143,7 +144,7 @@ def joined(wh, view, asks, at):
 
 
 def test_every_type_is_served_as_the_join_gives_it(wh, online, monkeypatch):
-    monkeypatch.setattr("ml_notebooks.features.materialize._looks", lambda *_: [])  # no deviation of infinity
+    monkeypatch.setattr("ml_notebooks.features.materialize.summarise", lambda *_: [])  # no deviation of infinity
     wh.publish("clean.every", EVERY_TYPE)
     view = FeatureView("every", "key", "known_at", "FROM clean.every", timedelta(days=2), age=True)
     store, at = FeatureStore(wh), START + timedelta(days=1, seconds=59)
