@@ -1,5 +1,6 @@
 """Features as they were known: the join held against a search through all rows, increments killed and repeated."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
@@ -15,16 +16,17 @@ from support.workspaces import make_workspace
 
 import ml_notebooks.features.materialize as materializing
 from ml_notebooks.data.warehouse import open_warehouse
-from ml_notebooks.errors import BadData, BadSpine, BadView, StaleFeatures
+from ml_notebooks.errors import BadData, BadSpine, BadView, StaleFeatures, UnknownFeature
 from ml_notebooks.features.catalogue import catalogue
 from ml_notebooks.features.certificate import FRAME, find_certificate
 from ml_notebooks.features.increments import held_versions
 from ml_notebooks.features.materialize import materialize
+from ml_notebooks.features.on_demand import OnDemand, find_on_demand
 from ml_notebooks.features.point_in_time import point_in_time_query
 from ml_notebooks.features.push import push
 from ml_notebooks.features.questions import SPINE, Question, forget, stage_answer, stage_spine
 from ml_notebooks.features.store import FeatureStore
-from ml_notebooks.features.training_set import training_set
+from ml_notebooks.features.training_set import find_training_set, training_set
 from ml_notebooks.features.view import FeatureView
 
 CHANGE = datetime(2013, 3, 10, 7, tzinfo=timezone.utc)  # New York's clock goes forward: 2:00 becomes 3:00
@@ -82,9 +84,23 @@ def test_the_join_finds_what_a_search_through_all_rows_finds(wh, rows, asks, ttl
     wh._connection.register("asks_arrow", table_of([(*ask, number) for number, ask in enumerate(asks)], keys, ("asked_at", 1, INSTANT), ("number", 2, pa.int64())))
     wh._connection.execute("CREATE OR REPLACE TEMP TABLE view_rows AS FROM rows_arrow; CREATE OR REPLACE TEMP TABLE asking AS FROM asks_arrow")
     view = FeatureView("v", keys, "known_at", "FROM nowhere", ttl, created="written_at" if created else "")
-    query = point_in_time_query(wh, "FROM temp.main.asking", [view], tables={"v": "temp.main.view_rows"})
-    found = dict(wh.sql(f"SELECT number, v_value FROM ({query})").fetchall())
-    assert found == {number: answer(rows, ask, keys, ttl, created) for number, ask in enumerate(asks)}
+    query = f"SELECT number, v_value FROM ({point_in_time_query(wh, 'FROM temp.main.asking', [view], tables={'v': 'temp.main.view_rows'})})"
+    expected = {number: answer(rows, ask, keys, ttl, created) for number, ask in enumerate(asks)}
+    assert dict(wh.sql(query).fetchall()) == expected
+    missing = " OR ".join(f"{key} IS NULL" for key in keys) or "false"
+    wh._connection.execute(f"DELETE FROM view_rows WHERE {missing}")  # as materialising does: joined by sorting, a second key that is missing would meet another
+    with joined_by_sorting(wh):
+        assert dict(wh.sql(query).fetchall()) == expected
+
+
+@contextmanager
+def joined_by_sorting(wh):
+    """Inside, as-of joins sort, as they do for more than 64 rows that ask."""
+    wh._connection.execute("SET asof_loop_join_threshold = 0")
+    try:
+        yield
+    finally:
+        wh._connection.execute("RESET asof_loop_join_threshold")
 
 
 def instant_of(local, zone):
@@ -122,8 +138,11 @@ def test_rows_that_tie_and_times_of_a_clock_that_changes_find_one_answer(wh, loc
     asks = [*asks, *((entity, moment + ttl + beside) for entity, moment, *_ in rows[:4] for beside in (timedelta(0), timedelta(microseconds=1)))]
     asked = table_of([(*ask, number) for number, ask in enumerate(asks)], tuple(KEYS), ("asked_at", 1, INSTANT), ("number", 2, pa.int64()))
     wh._connection.register("asks_arrow", asked)
-    found = dict(wh.sql(f"SELECT number, local_value FROM ({point_in_time_query(wh, 'FROM asks_arrow', [view])})").fetchall())
-    assert found == {number: answer(rows, ask, tuple(KEYS), ttl, created=False) for number, ask in enumerate(asks)}
+    query = f"SELECT number, local_value FROM ({point_in_time_query(wh, 'FROM asks_arrow', [view])})"
+    expected = {number: answer(rows, ask, tuple(KEYS), ttl, created=False) for number, ask in enumerate(asks)}
+    assert dict(wh.sql(query).fetchall()) == expected
+    with joined_by_sorting(wh):
+        assert dict(wh.sql(query).fetchall()) == expected
 
 
 @soak
@@ -419,3 +438,117 @@ def test_a_certificate_tells_what_it_took_for_known_and_which_tables_it_read(wh)
     assert by_query.holds and by_query.assumed == () and by_frame.holds and by_frame.assumed == (FRAME,) and FRAME in repr(by_frame)
     assert by_frame.tables == {"clean.read": wh.version("clean.read"), "features.read": wh.version("features.read")}
     assert find_certificate(store, "features.told", by_frame.digest) == by_frame
+
+
+def facts_of(wh, name, more=""):
+    """A store with a view of three keys, a row a minute, and a query that asks so many times after them."""
+    wh.publish(f"clean.{name}", f"SELECT range % 3 AS key, TIMESTAMPTZ '2013-01-01' + to_minutes(range) AS known_at, range AS n{more} FROM range(60)")
+    view, store = FeatureView(name, "key", "known_at", f"FROM clean.{name}", timedelta(days=9)), FeatureStore(wh)
+    materialize(store, view)
+    return store, view, "SELECT range AS number, range % 3 AS key, TIMESTAMPTZ '2013-01-01' + to_minutes(range) AS asked_at FROM range({})"
+
+
+@pytest.mark.parametrize("asks", [64, 65], ids=["by looking through", "by sorting"])
+def test_who_asks_at_no_instant_gets_no_answer_however_the_join_is_made(wh, asks):
+    store, view, query = facts_of(wh, "instants")
+    nobody = f"SELECT * REPLACE (CASE WHEN number % 5 > 0 THEN asked_at END AS asked_at) FROM ({query.format(asks)})"
+    made = training_set(store, "features.instants_set", nobody, view, known={"clean.instants": "known_at"}, key="number")
+    assert made.answers["instants"].unknown == sum(number % 5 == 0 for number in range(asks)) and made.certificate.holds, made.certificate.problems
+    assert wh.sql("SELECT count(instants_n) FROM features.instants_set WHERE asked_at IS NULL").fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize("asks", [60, 200])
+def test_a_second_key_that_is_missing_meets_no_other_that_is(wh, asks):
+    wh.publish(
+        "clean.pairs",
+        "SELECT range % 3 AS key, CASE WHEN range % 2 = 0 THEN 'a' END AS more, TIMESTAMPTZ '2013-01-01' + to_minutes(range) AS known_at, range AS n FROM range(60)",
+    )
+    view, store = FeatureView("pairs", ("key", "more"), "known_at", "FROM clean.pairs", timedelta(days=9)), FeatureStore(wh)
+    materialize(store, view)
+    query = f"SELECT range AS number, range % 3 AS key, CASE WHEN range % 4 = 0 THEN 'a' END AS more, TIMESTAMPTZ '2013-01-01' + to_minutes(range) AS asked_at FROM range({asks})"
+    made = training_set(store, "features.pairs_set", query, view, known={"clean.pairs": "known_at"}, key="number")
+    assert made.certificate.holds, made.certificate.problems
+    assert wh.sql("SELECT count(pairs_n) FROM features.pairs_set WHERE more IS NULL").fetchall() == [(0,)]
+
+
+def test_names_that_the_join_needs_are_refused_or_do_no_harm(wh):
+    store, view, query = facts_of(wh, "named_facts", ", TIMESTAMPTZ '2013-01-01' AS _known_at")
+    with pytest.raises(BadView, match="named_facts__known_at"):
+        training_set(store, "features.never", query.format(9), view)
+    store, view, query = facts_of(wh, "spine")
+    with pytest.raises(BadView, match="spine__known_at"):
+        training_set(store, "features.never", f"SELECT *, now() AS spine__known_at FROM ({query.format(9)})", view)
+    assert training_set(store, "features.never", query.format(9), view).answers["spine"].answered == 9
+    wh.publish(
+        "clean.seen",
+        "SELECT 'a' AS key, TIMESTAMPTZ '2013-01-01' AS known_at, TIMESTAMPTZ '2013-01-05' AS written_at, TIMESTAMPTZ '2013-01-01 12:00' AS visible_at, 6 AS n",
+    )
+    seen = FeatureView("seen", "key", "known_at", "FROM clean.seen", timedelta(days=9), created="written_at")
+    materialize(store, seen)
+    training_set(store, "features.never", "SELECT 'a' AS key, TIMESTAMPTZ '2013-01-02' AS asked_at", seen)
+    assert wh.sql("SELECT seen_n FROM features.never").fetchall() == [(None,)]  # it was written three days after the question
+
+
+def test_inside_a_transaction_a_set_is_of_what_the_transaction_wrote(wh):
+    store, view, query = facts_of(wh, "within")
+    with wh.transaction():
+        with pytest.raises(BadSpine):  # nothing was asked of DuckDB that would end the transaction
+            training_set(store, "features.within_set", "SELECT 1 AS x", view)
+        with pytest.raises(BadData, match="inside a transaction"):
+            training_set(store, "features.within_set", query.format(9), view, known={"clean.within": "known_at"})
+        wh.publish("clean.within_asks", query.format(9))
+        made = training_set(store, "features.within_set", "clean.within_asks", view)
+    assert made.tables == {"clean.within_asks": -1, "features.within": wh.version("features.within")}
+    assert wh.sql("SELECT count(within_n) FROM features.within_set").fetchall() == [(9,)]
+
+
+def test_nothing_is_written_in_the_midst_of_a_reading_of_one_state(wh):
+    store, view, query = facts_of(wh, "midst")
+
+    def finish(joined):
+        wh.publish("clean.midst", "SELECT 1 AS key")
+        return joined
+
+    with pytest.raises(BadData, match="in the midst of a reading"):
+        training_set(store, "features.midst_set", query.format(9), view, finish=finish)
+    wh.publish("clean.afterwards", "SELECT 1 AS n")
+
+
+def test_a_certificate_is_of_the_state_that_was_joined_and_found_again(tmp_path):
+    with open_warehouse(make_workspace(tmp_path)) as wh, open_warehouse(make_workspace(tmp_path)) as another:
+        store, view, query = facts_of(wh, "stated")
+        before, moved = wh.versions(), []
+
+        def finish(joined):  # asked for the second time when the set is tried in other worlds
+            moved.append(joined)
+            if len(moved) == 3:
+                another.publish("clean.stated", "SELECT key, known_at, n + 1000 AS n FROM clean.stated")
+                materialize(FeatureStore(another), view)
+            return joined
+
+        made = training_set(store, "features.stated_set", f"FROM\n({query.format(60)}) -- all of them", view, finish=finish, known={"clean.stated": "known_at"}, key="number")
+        assert len(moved) > 3 and wh.version("features.stated") > before["features.stated"]
+        assert made.certificate.holds, made.certificate.problems
+        assert made.certificate.tables == {table: before[table] for table in ("clean.stated", "features.stated")}
+        assert find_training_set(store, "features.stated_set") == made
+
+
+def test_what_a_spine_gives_otherwise_each_time_is_not_laid_on_the_views(wh):
+    store, view, query = facts_of(wh, "ordered")
+    chance = f"SELECT *, random() AS chance FROM ({query.format(60)})"
+    problems = training_set(store, "features.ordered_set", chance, view, known={"clean.ordered": "known_at"}, key="number").certificate.problems
+    assert problems == ["`chance` came out otherwise in this very world: let the spine and `finish` give the same rows each time, their windows in an order without ties."]
+
+
+def test_a_refused_set_keeps_no_on_demand_feature_on_record(wh):
+    store, view, query = facts_of(wh, "refused_facts")
+    doubled = OnDemand("doubled", {"number": float}, double)
+    with pytest.raises(BadData, match="ENUM"):
+        training_set(store, "features.refused_set", f"SELECT *, 'a'::ENUM('a') AS kind FROM ({query.format(9)})", [view, doubled])
+    with pytest.raises(UnknownFeature):
+        find_on_demand(store, "doubled")
+
+
+def double(number):
+    """On demand: twice a number."""
+    return number * 2

@@ -236,8 +236,9 @@ def is_table_name(text: str) -> bool:
 
 
 def as_query(rows: str) -> str:
-    """The query that gives all rows of a table, when that is what is named; else the query itself."""
-    return f"FROM {rows}" if is_table_name(rows) else rows
+    """The query that gives all rows of a table, when that is what is named; else the query itself, such that it can stand in brackets."""
+    query = rows.strip().removesuffix(";")
+    return f"FROM {query}" if is_table_name(query) else f"{query}\n" if "--" in query else query
 
 
 def check_table_name(table: str) -> str:

@@ -75,7 +75,7 @@ class Warehouse:
     def __init__(self, workspace: Workspace, read_only: bool = False, snapshot: int | None = None):
         self.workspace, self.read_only, self.snapshot = workspace, read_only or snapshot is not None, snapshot
         self._connection, self._presence = connect(workspace, self.read_only, snapshot)
-        self._writing, self._pid = False, os.getpid()
+        self._writing, self._reading, self._pid = False, False, os.getpid()  # inside a transaction; inside `one_state`
         self._failed: BaseException | None = None  # what went wrong inside the transaction that is open
         self._changed: set[str] = set()  # the tables that it writes
         self._committed = -1  # the snapshot of the last one
@@ -249,22 +249,36 @@ def _check_process(wh: Warehouse) -> None:
 # %% ../../nbs/library/data/10_warehouse.ipynb #a5f85ed9
 @contextmanager
 def one_state(wh: Warehouse) -> Iterator[None]:
-    """Inside, where nothing is published, all queries read the warehouse in one state, whatever others publish meanwhile.
+    """Inside, where nothing can be published, all queries read the warehouse in one state, whatever others publish meanwhile.
 
-    Temporary tables that are made inside are gone when the block raises.
+    Temporary tables that are made inside are gone when the block raises. Inside a transaction, it is the state that the transaction has made.
     """
-    if wh._writing:
-        with _joined(wh):
-            yield
-        return
-    wh._connection.execute("BEGIN")
+    begins, before = not wh._writing and not wh._reading, wh._reading
+    if begins:
+        wh._connection.execute("BEGIN")
+    wh._reading = True
     try:
         yield
-        wh._connection.execute("COMMIT")
-    except BaseException:
-        with suppress(duckdb.Error):  # a COMMIT that failed has rolled back
-            wh._connection.execute("ROLLBACK")
+        if begins:
+            wh._connection.execute("COMMIT")
+    except BaseException as error:
+        if begins:
+            with suppress(duckdb.Error):  # a COMMIT that failed has rolled back
+                wh._connection.execute("ROLLBACK")
+        elif wh._writing and _is_aborted(wh):
+            wh._failed = wh._failed or error
         raise
+    finally:
+        wh._reading = before
+
+
+def _is_aborted(wh: Warehouse) -> bool:
+    """Whether an error has ended the transaction that is open."""
+    try:
+        wh._connection.execute("SELECT 1")
+        return False
+    except duckdb.Error:
+        return True
 
 # %% ../../nbs/library/data/10_warehouse.ipynb #1c8d38cd
 def _at_once(wh: Warehouse, table: str, query: str) -> Staged | None:
@@ -387,6 +401,8 @@ def _transaction(wh: Warehouse, message: str, what: str = "the transaction") -> 
     if wh.read_only:
         raise ReadOnlyWarehouse(what)
     _check_process(wh)
+    if wh._reading:
+        raise BadData(what, "It would be written in the midst of a reading of one state of the warehouse.", "Write it before or afterwards.")
     if wh._writing:
         with _joined(wh):
             yield

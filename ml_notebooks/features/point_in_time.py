@@ -17,6 +17,9 @@ from .instants import MICROSECOND
 from .view import FeatureView
 
 # %% ../../nbs/library/features/04_point_in_time.ipynb #3537c174
+_VISIBLE, _ASKING = '"visible at"', '"rows that ask"'  # no view is called so: its name has no blanks
+
+
 def visible_rows(
     view: FeatureView,
     table: str,  # with the view's rows; not a query
@@ -27,7 +30,7 @@ def visible_rows(
         return table, at
     order = f"PARTITION BY {', '.join(map(identifier, view.entity))} " if view.entity else ""
     best = f"max(struct_pack(a := {at}, b := {created})) OVER ({order}ORDER BY greatest({at}, {created}))"
-    return f"(SELECT *, greatest({at}, {created}) AS visible_at FROM {table} QUALIFY struct_pack(a := {at}, b := {created}) = {best})", "visible_at"
+    return f"(SELECT *, greatest({at}, {created}) AS {_VISIBLE} FROM {table} QUALIFY struct_pack(a := {at}, b := {created}) = {best})", _VISIBLE
 
 # %% ../../nbs/library/features/04_point_in_time.ipynb #5e4db1fc
 def feature_columns(
@@ -53,12 +56,15 @@ def joined_columns(
     wanted = []
     for view in views:
         rows = wh.sql(f"FROM {(tables or {}).get(view.name, view.table)}")
+        if view.created and "visible at" in map(str.lower, rows.columns):
+            raise BadView(view.name, "A feature is called `visible at`, a name that the join keeps for itself.", "Call it otherwise.")
         features = [*(column for column in rows.columns if column not in view.keys), *(["age"] if view.age else [])]
         wanted.append([feature for feature in features if feature in (only or {}).get(view.name, features)])
-    names = [*spine, *(f"{view.name}_{feature}" for view, features in zip(views, wanted, strict=True) for feature in features)]
+    stamps = [f"{view.name}__known_at" for view in views]  # while the rows are joined
+    names = [*spine, *(f"{view.name}_{feature}" for view, features in zip(views, wanted, strict=True) for feature in features), *stamps]
     alike = Counter(name.lower() for name in names)  # as DuckDB takes them
     if twice := [name for name in names if alike[name.lower()] > 1]:
-        raise BadView(views[0].name, f"`{twice[0]}` would be the name of two columns.", "Call a view, or a column of the spine, otherwise.")
+        raise BadView(views[0].name if views else "spine", f"`{twice[0]}` would be the name of two columns.", "Call a view, a feature or a column of the spine otherwise; `<view>__known_at` is the store's.")
     return wanted
 
 
@@ -69,11 +75,12 @@ def is_alive(view: FeatureView, known: str, asked: str) -> str:
 
 def _select(view: FeatureView, features: Sequence[str], at: str, stamped: bool) -> list[str]:
     name = identifier(view.name)
-    known, asked = f"{name}.{identifier(view.timestamp)}", f"spine.{identifier(at)}"
+    known, asked = f"{name}.{identifier(view.timestamp)}", f"{_ASKING}.{identifier(at)}"
     alive = is_alive(view, known, asked)
     values = {feature: f"{name}.{identifier(feature)}" for feature in features} | ({"age": f"date_diff('minute', {known}, {asked})"} if view.age else {})
     columns = [f"CASE WHEN {alive} THEN {values[feature]} END AS {identifier(f'{view.name}_{feature}')}" for feature in features]
-    return [*columns, f"{known} AS {identifier(f'{view.name}__known_at')}"] if stamped else columns
+    stamp = f"CASE WHEN {asked} IS NOT NULL THEN {known} END"  # joined by sorting, who asks at no instant finds the last row
+    return [*columns, f"{stamp} AS {identifier(f'{view.name}__known_at')}"] if stamped else columns
 
 # %% ../../nbs/library/features/04_point_in_time.ipynb #fb35aceb
 def check_spine(
@@ -131,11 +138,11 @@ def point_in_time_query(
     wanted = joined_columns(wh, types, views, tables, only)
     columns = [column for view, features in zip(views, wanted, strict=True) for column in _select(view, features, at, stamped)]
     joins = [_join(view, (tables or {}).get(view.name, view.table), at) for view in views]
-    return "\n".join([f"SELECT {', '.join(['spine.*', *columns])}", f"FROM ({spine}) AS spine", *joins])
+    return "\n".join([f"SELECT {', '.join([f'{_ASKING}.*', *columns])}", f"FROM ({spine}) AS {_ASKING}", *joins])
 
 
 def _join(view: FeatureView, table: str, at: str) -> str:
     rows, visible = visible_rows(view, table)
     name = identifier(view.name)
-    same = [f"spine.{key} = {name}.{key}" for key in map(identifier, view.entity)]
-    return f"ASOF LEFT JOIN {rows} AS {name} ON {' AND '.join([*same, f'spine.{identifier(at)} >= {name}.{visible}'])}"
+    same = [f"{_ASKING}.{key} = {name}.{key}" for key in map(identifier, view.entity)]
+    return f"ASOF LEFT JOIN {rows} AS {name} ON {' AND '.join([*same, f'{_ASKING}.{identifier(at)} >= {name}.{visible}'])}"

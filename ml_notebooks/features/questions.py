@@ -98,10 +98,10 @@ def stage_answer(
     into: str,  # a temporary table
     lasting: bool = True,  # whether the answer is to outlast the next one's `SPINE`
 ) -> str:  # where it is: `into`, or where nothing has to be kept or finished, `PLAIN`
-    """Answer the rows of `SPINE`: joined in `JOINED`, without stamps in `PLAIN`, finished in a table. Raises `BadOnDemand` and `NaiveTime`."""
+    """Answer the rows of `SPINE`: joined in `JOINED`, without stamps in `PLAIN`, finished in a table. Raises `BadSpine`, `BadView`, `BadOnDemand` and `NaiveTime`."""
     run, views = store.wh._connection.execute, question.views
     _join_by_size(store)
-    joined_columns(store.wh, columns, views, only=question.only)
+    joined_columns(store.wh, [*columns, "asking row"], views, only=question.only)
     for view, answers in zip(views, _answers(question), strict=True):
         run(f"CREATE OR REPLACE TEMP TABLE {answers} AS {_narrow(store, question, view)}")
     run(f"CREATE OR REPLACE TEMP VIEW {JOINED} AS FROM {' POSITIONAL JOIN '.join([SPINE, *_answers(question)])}")
@@ -116,7 +116,7 @@ def stage_answer(
 
 
 def _join_by_size(store: FeatureStore) -> None:
-    """Let DuckDB sort for more than a few rows that ask: a table that is not committed yet it takes for empty, and looks through the whole view for each of its rows."""
+    """Make DuckDB join by sorting when more than 64 rows ask, as is its default: it estimates tables that are not committed as empty, and would scan the whole view for each row."""
     run = store.wh._connection.execute
     many = run(f"SELECT count(*) > 64 FROM {SPINE}").fetchall()[0][0]
     run("SET asof_loop_join_threshold = 0" if many else "RESET asof_loop_join_threshold")
@@ -138,7 +138,7 @@ def _narrow(store: FeatureStore, question: Question, view: FeatureView) -> str:
 def forget(store: FeatureStore, question: Question, *tables: str) -> None:
     """Drop the temporary tables of a question, and others."""
     drops = [*(f"VIEW IF EXISTS {view}" for view in (PLAIN, JOINED)), *(f"TABLE IF EXISTS {table}" for table in (SPINE, *_answers(question), BESIDE, *tables))]
-    with suppress(duckdb.Error):  # a transaction that failed takes them along
+    with suppress(duckdb.Error):  # a transaction that failed takes them along, and the next answer sets the threshold anew
         for drop in drops:
             store.wh._connection.execute(f"DROP {drop}")
         store.wh._connection.execute("RESET asof_loop_join_threshold")

@@ -24,7 +24,7 @@ from ..data.staging import Staged
 from ..data.warehouse import one_state
 from ..errors import BadData, StaleFeatures, UnknownFeature, UnknownTrainingSet
 from .books import keep_lines, lines_of, signature
-from .certificate import Certificate, certify, keep_certificate
+from .certificate import Certificate, certify, keep_certificate, last_certificate
 from .increments import held_versions
 from .instants import check_instant
 from .on_demand import OnDemand, keep_on_demand
@@ -64,7 +64,7 @@ class TrainingSet:
     label: str  # the column to be predicted; none: ''
     digest: str  # of its rows, whatever their order
     views: Mapping[str, str]  # view -> version
-    tables: Mapping[str, int]  # table that was read -> the snapshot that last changed it
+    tables: Mapping[str, int]  # table that was read -> the snapshot that last changed it; -1: the transaction that made the set
     answers: Mapping[str, Answers] = field(default_factory=dict)  # view -> how many questions it answered
     certificate: Certificate | None = None  # what was found when it was searched for the future; None: it was not
     on_demand: Mapping[str, str] = field(default_factory=dict)  # on-demand features -> version
@@ -102,8 +102,10 @@ def training_set(
 ) -> TrainingSet:
     """Join what was known, publish it, and write down what went into it, with a certificate where `known` is given.
 
-    Raises `UnknownFeature`, `UnknownTable` for a view that is not materialised, `StaleFeatures` for one that is in another version, `InvalidTableName`, `BadSpine`, `BadView` for columns of one name, `BadOnDemand`,
-    `NaiveTime`, `BadTime` for cuts without a zone, `UnknownColumn` for one of `known`, and `BadData` for a table that is there and no training set, for a certificate inside a transaction, and where DuckDB cannot run the spine or `finish`; the warehouse is then as it was. A certificate that does not hold is issued too; `train` refuses it.
+    Raises `UnknownFeature`, `UnknownTable` for a view that is not materialised, `StaleFeatures` for one that is in another version, `InvalidTableName`,
+    `BadSpine`, `BadView` for columns of one name, `BadOnDemand`, `NaiveTime`, `BadTime` for cuts without a zone, `UnknownColumn` for one of `known`, and
+    `BadData` for a table that is there and no training set, for a certificate inside a transaction, and where DuckDB cannot run the spine or `finish`; the
+    warehouse is then as it was, but that views which were given are registered. A certificate that does not hold is issued too; `train` refuses it.
     """
     features, cuts = as_names(features), None if cuts is None else tuple(cuts)
     if known is not None and store.wh._writing:
@@ -122,11 +124,10 @@ def training_set(
             made_of, computed = ({one.name: one.version for one in those} for those in (views, on_demand))
             made = TrainingSet(table, 0, (), at, label, "", made_of, _read(store, question, versions), _answers(store, views, at), on_demand=computed)
             made = _described(store, made, rows)
-        keep_on_demand(store, *on_demand)
         if known is not None:
             with _explained(store, table):
                 made = replace(made, certificate=certify(store, question, table, made.digest, rows, known, versions, cuts))
-        return _publish(store, made, rows)
+        return _publish(store, made, on_demand, rows)
     finally:
         forget(store, question, _FINISHED)
 
@@ -164,7 +165,7 @@ def _read(store: FeatureStore, question: Question, versions: Mapping[str, int]) 
     """The tables that the spine, the views and `finish` read, and the snapshots that last changed them."""
     queries = [question.finish(f"FROM {JOINED}"), *([as_query(question.spine)] if isinstance(question.spine, str) else [])]
     read = {view.table for view in question.views}.union(*(what_is_read(store.wh._connection, query).tables for query in queries))
-    return {table: versions[table] for table in sorted(read & {*versions})}
+    return {table: -1 if table in store.wh._changed else versions[table] for table in sorted(read & {*versions, *store.wh._changed})}
 
 # %% ../../nbs/library/features/15_training_set.ipynb #2781c9f1
 def _answers(store: FeatureStore, views: Sequence[FeatureView], at: str) -> dict[str, Answers]:
@@ -211,10 +212,11 @@ def _one_thread(store: FeatureStore) -> Iterator[None]:
         run(f"SET threads = {threads}")
 
 
-def _publish(store: FeatureStore, made: TrainingSet, rows: str) -> TrainingSet:
+def _publish(store: FeatureStore, made: TrainingSet, on_demand: Sequence[OnDemand], rows: str) -> TrainingSet:
     """Publish the finished rows and write down what went into them."""
     said = [json.dumps(each) for each in (made.views, made.tables, {view: vars(counts) for view, counts in made.answers.items()}, made.on_demand)]
     with _one_thread(store), store.wh.transaction(f"training set {made.table}"):
+        keep_on_demand(store, *on_demand)
         store.wh.publish(made.table, Staged(rows))
         line = (made.table, made.digest, made.rows, list(made.columns), made.at, made.label, *said, *signature())
         keep_lines(store.wh, TRAINING_SETS, _FIELDS, [line])
@@ -236,4 +238,5 @@ def find_training_set(store: FeatureStore, table: str) -> TrainingSet:
         raise UnknownTrainingSet(table, found)
     digest, rows, columns, at, label, views, tables, answers, computed = found[table]
     counted = {view: Answers(**counts) for view, counts in json.loads(answers).items()}
-    return TrainingSet(table, rows, tuple(columns), at, label, digest, json.loads(views), json.loads(tables), counted, on_demand=json.loads(computed or "{}"))
+    paper = last_certificate(store, table, digest)
+    return TrainingSet(table, rows, tuple(columns), at, label, digest, json.loads(views), json.loads(tables), counted, paper, json.loads(computed or "{}"))

@@ -20,7 +20,7 @@ from .instants import check_instant
 from .questions import JOINED, SPINE, Question, forget, stage_answer, stage_spine
 from .store import FeatureStore
 from .view import FeatureView, in_order
-from .view_rows import FEATURE_ROWS, stage_view
+from .view_rows import FEATURE_ROWS, stage_view, take_out
 
 # %% ../../nbs/library/features/13_world.ipynb #5a1ef9d3
 def dealt_anew(
@@ -65,6 +65,7 @@ def world(
         run("CREATE SCHEMA IF NOT EXISTS world.features; USE world")
         for view in views:
             stage_view(store, replace(view, ties="greatest"))  # rows that tie in another world are no fault of the view
+            take_out(store, " OR ".join(f"{identifier(key)} IS NULL" for key in view.keys))
             run(f"CREATE TABLE {view.table} AS FROM {FEATURE_ROWS}")
         yield
     finally:
