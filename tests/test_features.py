@@ -552,3 +552,12 @@ def test_a_refused_set_keeps_no_on_demand_feature_on_record(wh):
 def double(number):
     """On demand: twice a number."""
     return number * 2
+
+
+def test_who_asks_beyond_what_was_computed_is_counted(wh):
+    store, view, query = facts_of(wh, "partly")
+    materialize(store, view, until=datetime(2013, 1, 1, 0, 30, tzinfo=timezone.utc))
+    counts = training_set(store, "features.partly_set", query.format(40), view).answers["partly"]
+    assert (counts.answered, counts.beyond) == (40, 10) and find_training_set(store, "features.partly_set").answers["partly"] == counts
+    materialize(store, view)
+    assert training_set(store, "features.partly_set", query.format(40), view).answers["partly"].beyond == 0

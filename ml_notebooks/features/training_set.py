@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from ..data.catalog import as_names, as_query, check_table_name, identifier
+from ..data.catalog import as_names, as_query, check_table_name, identifier, quote
 from ..data.inspection import has_table, newest_snapshot, table_versions
 from ..data.messages import explain_write
 from ..data.queries import what_is_read
@@ -25,7 +25,7 @@ from ..data.warehouse import one_state
 from ..errors import BadData, StaleFeatures, UnknownFeature, UnknownTrainingSet
 from .books import keep_lines, lines_of, signature
 from .certificate import Certificate, certify, keep_certificate, last_certificate
-from .increments import held_versions
+from .increments import computed_until, held_versions
 from .instants import check_instant
 from .on_demand import OnDemand, keep_on_demand
 from .point_in_time import is_alive
@@ -51,6 +51,7 @@ class Answers:
     answered: int
     too_old: int  # its latest row was older than the view's `ttl`
     unknown: int  # no row of the entity had become known
+    beyond: int = 0  # of all: asked after the instant up to which the view was computed, so a later row may be missing
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class TrainingSet:
         import pandas as pd
 
         lines = [{"view": view, "version": version, **vars(self.answers[view])} for view, version in self.views.items()]
-        return pd.DataFrame(lines, columns=["view", "version", "answered", "too_old", "unknown"])
+        return pd.DataFrame(lines, columns=["view", "version", "answered", "too_old", "unknown", "beyond"])
 
     def _repr_html_(self) -> str:
         paper = self.certificate._repr_html_() if self.certificate else "<p>Not searched for the future: it has no certificate.</p>"
@@ -172,10 +173,11 @@ def _answers(store: FeatureStore, views: Sequence[FeatureView], at: str) -> dict
     asked, counts = identifier(at), ["count(*)"]
     for view in views:
         known = identifier(f"{view.name}__known_at")
-        counts += [f"count(*) FILTER ({is_alive(view, known, asked)})", f"count({known})"]
+        computed = f"{quote(computed_until(store, view).isoformat())}::TIMESTAMPTZ"
+        counts += [f"count(*) FILTER ({is_alive(view, known, asked)})", f"count({known})", f"count(*) FILTER ({asked} >= {computed})"]
     rows, *found = store.wh._connection.execute(f"SELECT {', '.join(counts)} FROM {JOINED}").fetchall()[0]
-    pairs = zip(found[::2], found[1::2], strict=True)
-    return {view.name: Answers(answered, known - answered, rows - known) for view, (answered, known) in zip(views, pairs, strict=True)}
+    each = zip(views, found[::3], found[1::3], found[2::3], strict=True)
+    return {view.name: Answers(answered, known - answered, rows - known, beyond) for view, answered, known, beyond in each}
 
 # %% ../../nbs/library/features/15_training_set.ipynb #fa93527c
 TRAINING_SETS = "ops.training_sets"
