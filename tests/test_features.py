@@ -15,7 +15,7 @@ from support.workspaces import make_workspace
 
 import ml_notebooks.features.materialize as materializing
 from ml_notebooks.data.warehouse import open_warehouse
-from ml_notebooks.errors import BadData, BadSpine, BadView, StaleFeatures
+from ml_notebooks.errors import BadData, BadIncrement, BadSpine, BadView, StaleFeatures
 from ml_notebooks.features.catalogue import catalogue
 from ml_notebooks.features.certificate import FRAME, find_certificate
 from ml_notebooks.features.increments import held_versions
@@ -419,3 +419,72 @@ def test_a_certificate_tells_what_it_took_for_known_and_which_tables_it_read(wh)
     assert by_query.holds and by_query.assumed == () and by_frame.holds and by_frame.assumed == (FRAME,) and FRAME in repr(by_frame)
     assert by_frame.tables == {"clean.read": wh.version("clean.read"), "features.read": wh.version("features.read")}
     assert find_certificate(store, "features.told", by_frame.digest) == by_frame
+
+
+def meanwhile(monkeypatch, *others):
+    """Let other programs do something after an increment has read its sources and before it writes: one at each try."""
+    looks, waiting = materializing.summarise, iter(others)
+
+    def act_and_look(*given):
+        monkeypatch.setattr(materializing, "summarise", looks)  # what the other computes is not disturbed
+        next(waiting, lambda: None)()
+        monkeypatch.setattr(materializing, "summarise", act_and_look)
+        return looks(*given)
+
+    monkeypatch.setattr(materializing, "summarise", act_and_look)
+
+
+def june(day):
+    return datetime(2013, 6, day, tzinfo=timezone.utc)
+
+
+def test_versions_that_are_computed_at_once_leave_the_rows_of_the_one_on_record(tmp_path, monkeypatch):
+    with open_warehouse(make_workspace(tmp_path)) as wh, open_warehouse(make_workspace(tmp_path)) as another:
+        wh.publish("clean.raced", "SELECT 'a' AS key, TIMESTAMPTZ '2013-06-01' + to_days(range::INT) AS known_at, 1 AS n FROM range(3)")
+        ones, hundreds = (FeatureView("raced", "key", "known_at", f"SELECT key, known_at, n * {times} AS n FROM clean.raced") for times in (1, 100))
+        store = FeatureStore(wh)
+        materialize(store, ones, until=june(2))
+        meanwhile(monkeypatch, lambda: materialize(FeatureStore(another), hundreds, until=june(2)))
+        assert materialize(store, ones, since="last", until=june(9)).rows == 3  # all, since the other had put its own in their place
+        assert held_versions(store, ones)["raced"] == FeatureStore(wh).view("raced").version == ones.version
+        assert wh.sql("SELECT DISTINCT n FROM features.raced").fetchall() == [(1,)]
+        meanwhile(monkeypatch, lambda: materialize(FeatureStore(another), hundreds, until=june(2)))
+        with pytest.raises(BadIncrement, match=f"holds version {hundreds.version}"):
+            materialize(store, ones, since=june(2), until=june(9))
+        assert FeatureStore(wh).view("raced") == hundreds and wh.sql("SELECT DISTINCT n FROM features.raced").fetchall() == [(100,)]
+
+
+@pytest.mark.parametrize("partition", [None, "month"])
+def test_a_late_row_that_another_program_saw_meanwhile_stays(tmp_path, monkeypatch, partition):
+    with open_warehouse(make_workspace(tmp_path)) as wh, open_warehouse(make_workspace(tmp_path)) as another:
+        row = "SELECT '{}' AS key, TIMESTAMPTZ '2013-01-01' AS known_at, 1 AS n"
+        wh.publish("clean.late", row.format("early"))
+        view, store = FeatureView("late", "key", "known_at", "FROM clean.late", late=timedelta(days=400)), FeatureStore(wh)
+        materialize(store, view, until=june(1))
+
+        def comes(name, end):
+            another.append("clean.late", row.format(name))
+            materialize(FeatureStore(another), view, since="last", until=end)
+
+        meanwhile(monkeypatch, lambda: comes("late", june(3)))
+        assert materialize(store, view, since="last", until=june(2), partition=partition).rows == 2
+        monkeypatch.undo()
+        assert wh.sql("SELECT key FROM features.late ORDER BY key").fetchall() == [("early",), ("late",)]
+        meanwhile(monkeypatch, *(lambda number=number: comes(f"later {number}", june(5 + number)) for number in range(3)))
+        with pytest.raises(BadIncrement, match="Another program has computed it meanwhile, 3 times"):
+            materialize(store, view, since="last", until=june(4), partition=partition)
+        monkeypatch.undo()
+        assert wh.sql("SELECT count(*) FROM features.late").fetchall() == [(5,)]
+        assert materialize(store, view, since="last", until=june(20)).rows == 5
+
+
+def test_rows_are_not_kept_where_what_they_are_computed_from_became_another_version_meanwhile(tmp_path, monkeypatch):
+    with open_warehouse(make_workspace(tmp_path)) as wh, open_warehouse(make_workspace(tmp_path)) as another:
+        wh.publish("clean.under", "SELECT 'a' AS key, TIMESTAMPTZ '2013-06-01' AS known_at, 1 AS n")
+        under = FeatureView("under", "key", "known_at", "FROM clean.under")
+        over, store = FeatureView("over", "key", "known_at", "FROM features.under", reads=under), FeatureStore(wh)
+        materialize(store, under)
+        meanwhile(monkeypatch, lambda: materialize(FeatureStore(another), replace(under, ttl=timedelta(days=9))))
+        with pytest.raises(StaleFeatures, match=r"features\.under"):
+            materialize(store, over)
+        assert "features.over" not in wh.names() and "over" not in FeatureStore(wh).names()

@@ -27,6 +27,7 @@ from ml_notebooks.features.increments import (
     keep_increment,
     reached,
     resume_from,
+    written_down,
 )
 from .instants import check_instant
 from .store import VIEWS, FeatureStore
@@ -103,20 +104,36 @@ def materialize(
     `"last"` does not see what an input was given or corrected further back than the view's `late`: compute that range again, from an instant on. After a range that reached into the future it
     begins at the instant at which that was computed.
 
-    Raises `BadIncrement`, `BadTime`, `BadView` for a table that the store did not make or a view that is read and not named, `BadData` for columns that are missing and rows that tie, `NaiveTime`, and
+    Raises `BadIncrement`, also where other programs computed the view each time that this one tried, `BadTime`, `BadView` for a table that the store did not make or a view that is read and not named, `BadData` for columns that are missing and rows that tie, `NaiveTime`, and
     `StaleFeatures` for a view that it reads and that is not computed; the table is then as it was, or as the last part has left it.
     """
     view = store.view(view) if isinstance(view, str) else view
+    if partition not in (None, *get_args(Partition)):
+        raise BadIncrement(view.name, f"There is no partition {partition!r}.", f"Give one of {', '.join(map(repr, get_args(Partition)))}.")
+    for _ in range(_TRIES):
+        if done := _try(store, view, since, until, partition):
+            return done
+    raise BadIncrement(view.name, f"Another program has computed it meanwhile, {_TRIES} times.", "Let one program at a time compute a view, then call again.")
+
+
+_TRIES = 3
+
+
+def _try(store: FeatureStore, view: FeatureView, since: Since, until: datetime | None, partition: Partition | None) -> Increment | None:
+    """Compute the rows for a range; None where another program has computed the view meanwhile."""
+    lines, inputs = written_down(store, view)
     if has_table(store.wh._connection, view.table) and not increments_of(store, view.name):
         raise BadView(view.name, f"There is a table `{view.table}` already, which the store did not compute.", "Give the view another name, or drop the table.")
     end = _end(store, view, until)
     start = _range(store, view, since, end)
-    if partition not in (None, *get_args(Partition)):
-        raise BadIncrement(view.name, f"There is no partition {partition!r}.", f"Give one of {', '.join(map(repr, get_args(Partition)))}.")
     if partition is None:
-        return _compute(store, view, (start, end), until is None)
-    parts = _parts(store, view, resume_from(store, view, start, until), end, partition)
-    done = [_compute(store, view, part, until is None and part is parts[-1], whole=(start, end)) for part in parts]
+        return _compute(store, view, (start, end), until is None, (lines, inputs))
+    parts, done = _parts(store, view, resume_from(store, view, start, until), end, partition), []
+    for number, part in enumerate(parts):
+        one = _compute(store, view, part, until is None and part is parts[-1], (lines + number, inputs), whole=(start, end))
+        if one is None:
+            return None
+        done.append(one)
     sums = {name: sum(getattr(one, name) for one in done) for name in ("rows", "replaced", "left_out", "ahead", "seconds")}
     return replace(done[-1], since=done[0].since, **sums)
 
@@ -126,8 +143,9 @@ def _compute(
     view: FeatureView,
     span: tuple[datetime | None, datetime],
     count_ahead: bool,  # whether to count the rows that lie beyond it
+    written: tuple[int, dict[str, str]],  # `written_down` when the range was chosen
     whole: Range = (None, None),  # the range that it is a part of
-) -> Increment:
+) -> Increment | None:  # None: another program has computed the view meanwhile
     began, at, (since, until) = time.monotonic(), datetime.now(timezone.utc), span
     try:
         stage_view(store, view, since, None if count_ahead else until)
@@ -135,8 +153,10 @@ def _compute(
         left_out = take_out(store, " OR ".join(f"{identifier(key)} IS NULL" for key in view.keys)) + (undated if since == whole[0] or whole[1] is None else 0)
         ahead = take_out(store, f"NOT ({within(view, None, until)})")
         looks = summarise(store, view)
-        store.register(view)
         with store.wh.transaction(f"materialize {view.name}"):
+            if written_down(store, view) != written:
+                return None
+            store.register(view)
             rows, replaced = _write(store, view, since, until)
             done = Increment(view.name, view.version, since, until, rows, replaced, left_out, ahead, time.monotonic() - began)
             keep_increment(store, done, at, whole)
