@@ -1,10 +1,18 @@
 """Features as they were known: the join held against a search through all rows, increments killed and repeated."""
 
+import copy
+import os
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,7 +33,7 @@ from ml_notebooks.features.push import push
 from ml_notebooks.features.questions import SPINE, Question, forget, stage_answer, stage_spine
 from ml_notebooks.features.store import FeatureStore
 from ml_notebooks.features.training_set import training_set
-from ml_notebooks.features.view import FeatureView
+from ml_notebooks.features.view import FeatureView, content_of, source_of
 
 CHANGE = datetime(2013, 3, 10, 7, tzinfo=timezone.utc)  # New York's clock goes forward: 2:00 becomes 3:00
 KEYS = {"origin": pa.string(), "carrier": pa.int64()}
@@ -488,3 +496,98 @@ def test_rows_are_not_kept_where_what_they_are_computed_from_became_another_vers
         with pytest.raises(StaleFeatures, match=r"features\.under"):
             materialize(store, over)
         assert "features.over" not in wh.names() and "over" not in FeatureStore(wh).names()
+
+
+class Scaled:
+    """An object whose methods are functions of frames."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def scale(self, rows):
+        return rows.assign(value=rows["value"] * self.factor)
+
+    def __call__(self, rows):
+        return self.scale(rows)
+
+
+def around(factor):
+    def scale(rows):
+        return rows.assign(value=rows["value"] * factor)
+
+    return scale
+
+
+def with_keyword(factor):
+    def scale(rows, *, factor=factor):
+        return rows.assign(value=rows["value"] * factor)
+
+    return scale
+
+
+def numbers(place, kind=np.float64):
+    made = np.zeros(2000, kind)
+    made[1000] = place
+    return made
+
+
+PAIR = (lambda rows: rows.assign(value=rows["value"] * 3)), (lambda rows: rows.assign(value=rows["value"] * 7))
+DIFFERING = {
+    "a default": [lambda rows, factor=factor: rows.assign(value=rows["value"] * factor) for factor in (3, 7)],
+    "a default by keyword": [with_keyword(factor) for factor in (3, 7)],
+    "lambdas on a line": PAIR,
+    "the objects of methods": [Scaled(factor).scale for factor in (3, 7)],
+    "a large array": [around(numbers(factor)) for factor in (3, 7)],
+    "a large array of objects": [around(numbers(factor, object)) for factor in (3, 7)],
+    "a large frame": [around(pd.DataFrame({"factor": numbers(factor), "name": "a"})) for factor in (3, 7)],
+    "many bytes": [around(bytes(2000) + bytes([factor])) for factor in (3, 7)],
+    "objects": [around({"inside": [Scaled(factor)]}) for factor in (3, 7)],
+    "partial functions inside": [around(partial(max, factor)) for factor in (3, 7)],
+}
+
+
+def transformed(function):
+    return FeatureView("made", "origin", "known_at", reads="clean.turns", transform=function)
+
+
+@pytest.mark.parametrize("functions", DIFFERING.values(), ids=DIFFERING)
+def test_functions_that_differ_in_what_they_took_along_make_different_versions(functions):
+    first, second = map(transformed, functions)
+    assert first.version != second.version
+    assert transformed(copy.deepcopy(functions[0])).version == first.version
+
+
+def test_equal_content_makes_the_same_version_in_each_program():
+    assert transformed(around(numbers(3))).version == transformed(around(numbers(3))).version
+    assert transformed(Scaled(3).scale).version == transformed(Scaled(3).scale).version
+    code = "from ml_notebooks.features.view import content_of; print(content_of([{'a', 'bb', 'ccc', 'dddd'}, object(), ' at 0x1', 3, ('x',)]))"
+    said = {subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True).stdout for seed in "123"}
+    assert len(said) == 1
+    frame = pd.DataFrame({"a": [1, 2], "b": [3, 4]})
+    before = content_of(frame)
+    frame["c"] = 5  # pandas holds it in another block
+    assert content_of(frame[["a", "b"]].copy()) == before != content_of(frame)
+
+
+def test_what_a_plain_function_is_known_by_stays_what_it_was():
+    view = FeatureView("made", "origin", "known_at", reads="clean.turns", transform=around(3))
+    assert source_of(view.transform).endswith(" ['3']") and source_of(around({"a": (1,)})).endswith(f" {[repr({'a': (1,)})]}")
+
+
+HOLDS_ITSELF = []
+HOLDS_ITSELF.append(HOLDS_ITSELF)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (partial(max, 3), "it is a partial"),
+        (Scaled(3), "it is a Scaled"),
+        (around(threading.Lock()), "it took along a lock"),
+        (around(HOLDS_ITSELF), "holds itself"),
+        (5, "it is a int"),
+    ],
+)
+def test_a_function_whose_content_cannot_be_told_is_refused(function, words):
+    with pytest.raises(BadView, match=f"{words}.*Give a plain function"):
+        transformed(function)
