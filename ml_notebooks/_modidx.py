@@ -3288,6 +3288,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'ml_notebooks/features/view_rows.py'),
                                                  'ml_notebooks.features.view_rows._types': ( 'library/features/view_rows.html#_types',
                                                                                              'ml_notebooks/features/view_rows.py'),
+                                                 'ml_notebooks.features.view_rows.difference': ( 'library/features/view_rows.html#difference',
+                                                                                                 'ml_notebooks/features/view_rows.py'),
                                                  'ml_notebooks.features.view_rows.first_event_time': ( 'library/features/view_rows.html#first_event_time',
                                                                                                        'ml_notebooks/features/view_rows.py'),
                                                  'ml_notebooks.features.view_rows.stage_view': ( 'library/features/view_rows.html#stage_view',

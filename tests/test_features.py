@@ -591,3 +591,79 @@ HOLDS_ITSELF.append(HOLDS_ITSELF)
 def test_a_function_whose_content_cannot_be_told_is_refused(function, words):
     with pytest.raises(BadView, match=f"{words}.*Give a plain function"):
         transformed(function)
+
+
+def values_of(wh, name):
+    return [value for (value,) in wh.sql(f"SELECT n FROM features.{name} ORDER BY known_at").fetchall()]
+
+
+def test_all_rows_anew_in_parts_keep_those_of_later_parts_until_theirs_is_done(wh):
+    months = "SELECT 'a' AS key, TIMESTAMPTZ '2013-01-15' + to_months(range::INT) AS known_at, {} AS n FROM range(5)"
+    wh.publish("clean.anew", months.format("range::VARCHAR"))
+    view, store = FeatureView("anew", "key", "known_at", "SELECT key, known_at, n::INT AS n FROM clean.anew"), FeatureStore(wh)
+    materialize(store, view, until=june(30))
+    wh.publish("clean.anew", months.format("CASE range WHEN 2 THEN 'x' ELSE (10 + range)::VARCHAR END"))
+    with pytest.raises(BadData, match="no row of this range was written"):
+        materialize(store, view, until=june(1), partition="month")
+    assert values_of(wh, "anew") == [10, 11, 2, 3, 4]
+    wh.publish("clean.anew", months.format("(20 + range)::VARCHAR"))
+    done = materialize(store, view, until=june(1) - timedelta(days=30), partition="month")  # another range: from the first
+    assert (done.rows, done.replaced) == (4, 5) and values_of(wh, "anew") == [20, 21, 22, 23]  # as in one go, nothing stays beyond its end
+    assert materialize(store, view, until=june(1), partition="year").replaced == 4 and values_of(wh, "anew") == [20, 21, 22, 23, 24]
+
+
+@pytest.mark.parametrize(("kind", "more"), [("INTEGER", timedelta(days=1)), ("DOUBLE", timedelta(0))], ids=["another version", "other columns"])
+def test_all_rows_anew_in_parts_take_the_place_of_other_rows_at_once(wh, monkeypatch, kind, more):
+    months = "SELECT 'a' AS key, TIMESTAMPTZ '2013-01-15' + to_months(range::INT) AS known_at, range::{} AS n FROM range(3)"
+    wh.publish("clean.other", months.format("INTEGER"))
+    view, store, looks, calls = FeatureView("other", "key", "known_at", "FROM clean.other"), FeatureStore(wh), materializing.summarise, []
+    materialize(store, view, until=june(1))
+    wh.publish("clean.other", months.format(kind))
+
+    def fail_at_second(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            raise OSError("the disk is gone")
+        return looks(*given)
+
+    monkeypatch.setattr(materializing, "summarise", fail_at_second)
+    changed = replace(view, ttl=view.ttl + more)
+    with pytest.raises(OSError, match="the disk is gone"):
+        materialize(store, changed, until=june(1), partition="month")
+    assert values_of(wh, "other") == [0] and held_versions(store, changed)["other"] == changed.version
+    assert materialize(store, changed, until=june(1), partition="month").rows == 2 and values_of(wh, "other") == [0, 1, 2]
+
+
+CHANGED_SOURCES = {
+    "an integer becomes a fraction": ("2.7::DOUBLE AS n", "`n` is DOUBLE, and INTEGER in the table"),
+    "an integer becomes a text": ("'x' AS n", "`n` is VARCHAR, and INTEGER in the table"),
+    "a column is lost": ("2 AS m", "no `n` any more"),
+    "a column is new": ("2 AS n, 3 AS m", "There is a `m`, which the table does not have"),
+}
+
+
+@pytest.mark.parametrize(("columns", "words"), CHANGED_SOURCES.values(), ids=CHANGED_SOURCES)
+@pytest.mark.parametrize("partition", [None, "day"])
+def test_an_increment_of_other_columns_is_refused(wh, columns, words, partition):
+    row, store = "SELECT 'a' AS key, TIMESTAMPTZ '2013-06-{:02}' AS known_at, {}", FeatureStore(wh)
+    view = FeatureView("columns", "key", "known_at", "FROM clean.columns")
+    wh.publish("clean.columns", row.format(1, "1 AS n"))
+    materialize(store, view, until=june(2))
+    before = wh.table("features.columns").fetchall()
+    wh.publish("clean.columns", row.format(3, columns))
+    with pytest.raises(BadIncrement, match=f"{words}.*Compute all rows anew"):
+        materialize(store, view, since="last", until=june(5), partition=partition)
+    assert wh.table("features.columns").fetchall() == before
+    materialize(store, view, until=june(5), partition=partition)
+    assert wh.sql("SELECT count(*) FROM features.columns").fetchall() == [(1,)] and wh.table("features.columns").columns == wh.table("clean.columns").columns
+
+
+def test_a_column_that_holds_nothing_fits_each_type(wh):
+    wh.publish("clean.empty", "SELECT 'a' AS key, TIMESTAMPTZ '2013-06-01' AS known_at, 'some' AS n")
+    view, store = FeatureView("empty", "key", "known_at", transform=lambda rows: rows, reads="clean.empty"), FeatureStore(wh)
+    materialize(store, view, until=june(2))
+    wh.publish("clean.empty", "SELECT 'a' AS key, TIMESTAMPTZ '2013-06-03' AS known_at, NULL::VARCHAR AS n")
+    assert materialize(store, view, since="last", until=june(4)).rows == 1
+    wh.publish("clean.empty", "FROM clean.empty WHERE false")
+    assert materialize(store, view, since="last", until=june(5)).rows == 0
+    assert values_of(wh, "empty") == ["some", None]

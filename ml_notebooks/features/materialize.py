@@ -32,7 +32,14 @@ from ml_notebooks.features.increments import (
 from .instants import check_instant
 from .store import VIEWS, FeatureStore
 from .view import FeatureView
-from .view_rows import FEATURE_ROWS, first_event_time, stage_view, take_out, within
+from ml_notebooks.features.view_rows import (
+    FEATURE_ROWS,
+    difference,
+    first_event_time,
+    stage_view,
+    take_out,
+    within,
+)
 
 # %% ../../nbs/library/features/10_materialize.ipynb #29a63b85
 Since = datetime | Literal["last"] | None
@@ -157,7 +164,7 @@ def _compute(
             if written_down(store, view) != written:
                 return None
             store.register(view)
-            rows, replaced = _write(store, view, since, until)
+            rows, replaced = _write(store, view, span, whole)
             done = Increment(view.name, view.version, since, until, rows, replaced, left_out, ahead, time.monotonic() - began)
             keep_increment(store, done, at, whole)
             keep_statistics(store, done, looks)
@@ -177,14 +184,19 @@ def _end(store: FeatureStore, view: FeatureView, until: datetime | None) -> date
     return until
 
 
-def _write(store: FeatureStore, view: FeatureView, since: datetime | None, until: datetime) -> tuple[int, int]:
-    """Put the staged rows into their table; how many they are, and how many they replace."""
-    run = store.wh._connection.execute
+def _write(store: FeatureStore, view: FeatureView, span: tuple[datetime | None, datetime], whole: Range) -> tuple[int, int]:
+    """Put the staged rows into their table; how many they are, and how many they replace. Raises `BadIncrement` where their columns are not those of the table."""
+    run, (since, until) = store.wh._connection.execute, span
     rows = run(f"SELECT count(*) FROM {FEATURE_ROWS}").fetchall()[0][0]
-    if since is None:
+    beside = held_versions(store, view)[view.name] == view.version and (since is not None or whole[1] is not None)  # rows of other ranges stay
+    found = difference(store, view) if beside else ""
+    if found and since is not None:
+        raise BadIncrement(view.name, found, f"Compute all rows anew, in one go: `materialize(store, '{view.name}')`.")
+    if found or not beside:
         replaced = run(f"SELECT count(*) FROM lake.{view.table}").fetchall()[0][0] if has_table(store.wh._connection, view.table) else 0
         store.wh.publish(view.table, Staged(FEATURE_ROWS))
         return rows, replaced
-    replaced = run(f"DELETE FROM lake.{view.table} WHERE {within(view, since, until)}").fetchall()[0][0]
+    beyond = None if whole[0] is None and until == whole[1] else until  # the last part of all rows takes the place of what lies beyond it, too
+    replaced = run(f"DELETE FROM lake.{view.table} WHERE {within(view, since, beyond)}").fetchall()[0][0]
     store.wh.append(view.table, Staged(FEATURE_ROWS))
     return rows, replaced
