@@ -17,6 +17,7 @@ from ..data.catalog import identifier, quote
 from ..data.messages import explain_write
 from ..errors import BadData, NaiveTime, did_you_mean
 from .instants import instant_of
+from .rolling import has_windows
 from .store import FeatureStore
 from .view import FeatureView
 
@@ -52,6 +53,9 @@ def _types(store: FeatureStore, view: FeatureView, query: str) -> dict[str, str]
     for column in filter(None, (view.timestamp, view.created)):
         if types[column] != "TIMESTAMP WITH TIME ZONE" and not (view.zone and types[column].startswith("TIMESTAMP")):
             raise NaiveTime(f"the view `{view.name}`", column, types[column])
+    if types[view.timestamp] != "TIMESTAMP WITH TIME ZONE" and has_windows(query, view.timestamp):
+        do = f"Let the facts of its windows have instants: `{view.timestamp} AT TIME ZONE {quote(view.zone)} AS {view.timestamp}`. A local clock that is changed has days of 23 and 25 hours."
+        raise NaiveTime(f"the windows of the view `{view.name}`", view.timestamp, types[view.timestamp], do)
     return types
 
 
