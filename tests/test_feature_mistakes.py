@@ -23,6 +23,7 @@ from ml_notebooks.features import books as books_module
 from ml_notebooks.features import materialize as materialize_module
 from ml_notebooks.features.increments import held_versions
 from ml_notebooks.features.materialize import materialize
+from ml_notebooks.features.rolling import last, rolling_query
 from ml_notebooks.features.store import FeatureStore
 from ml_notebooks.features.training_set import training_set
 from ml_notebooks.features.view import FeatureView, in_order
@@ -212,3 +213,25 @@ def test_views_of_views_are_computed_one_after_the_other(store):
     with pytest.raises(StaleFeatures, match=r"features\.doubled"):
         training_set(store, "features.chained", SPINE, [changed])
     assert FeatureStore(store.wh).view("doubled", doubled.version).inputs == (worst,)
+
+
+CHANGES = {  # New York's clock: noon of the day before, and then how the hours between are counted
+    "a day of 25 hours": ("2013-11-02", ["2013-11-03 11:00", "2013-11-03 12:00"], [1, 2, 2]),
+    "a day of 23 hours": ("2013-03-09", ["2013-03-10 12:30", "2013-03-10 13:30"], [1, 2, 2]),
+}
+
+
+@pytest.mark.parametrize(("day", "later", "counts"), CHANGES.values(), ids=CHANGES)
+def test_windows_are_of_real_time_where_the_clock_changes(store, day, later, counts):
+    times = ", ".join(f"TIMESTAMP '{time}'" for time in (f"{day} 12:00", *later))
+    store.wh.publish("clean.local", f"SELECT 'UA' AS carrier, unnest([{times}]) AS known_at, 1 AS delay")
+    day_long = last(24, "hours", delay="count")
+    local = FeatureView("windows", "carrier", "known_at", rolling_query("FROM clean.local", "carrier", "known_at", day_long), zone="America/New_York")
+    for wrong in (local, replace(local, query=f"SELECT * FROM ({local.query})")):
+        with pytest.raises(NaiveTime, match=r"windows of the view `windows` .* `known_at AT TIME ZONE 'America/New_York' AS known_at`"):
+            materialize(store, wrong)
+    assert "features.windows" not in store.wh.names()
+    facts = "SELECT * REPLACE (known_at AT TIME ZONE 'America/New_York' AS known_at) FROM clean.local"
+    materialize(store, FeatureView("windows", "carrier", "known_at", rolling_query(facts, "carrier", "known_at", day_long)))
+    assert [count for (count,) in store.wh.sql("SELECT delay_count_24h FROM features.windows ORDER BY known_at").fetchall()] == counts
+    store.wh._connection.execute("DROP TABLE lake.features.windows")

@@ -1,11 +1,19 @@
 """Features as they were known: the join held against a search through all rows, increments killed and repeated."""
 
+import copy
+import os
+import subprocess
+import sys
+import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +24,7 @@ from support.workspaces import make_workspace
 
 import ml_notebooks.features.materialize as materializing
 from ml_notebooks.data.warehouse import open_warehouse
-from ml_notebooks.errors import BadData, BadSpine, BadView, StaleFeatures, UnknownFeature
+from ml_notebooks.errors import BadData, BadIncrement, BadSpine, BadView, StaleFeatures, UnknownFeature
 from ml_notebooks.features.catalogue import catalogue
 from ml_notebooks.features.certificate import FRAME, find_certificate
 from ml_notebooks.features.increments import held_versions
@@ -27,7 +35,7 @@ from ml_notebooks.features.push import push
 from ml_notebooks.features.questions import SPINE, Question, forget, stage_answer, stage_spine
 from ml_notebooks.features.store import FeatureStore
 from ml_notebooks.features.training_set import find_training_set, training_set
-from ml_notebooks.features.view import FeatureView
+from ml_notebooks.features.view import FeatureView, content_of, source_of
 
 CHANGE = datetime(2013, 3, 10, 7, tzinfo=timezone.utc)  # New York's clock goes forward: 2:00 becomes 3:00
 KEYS = {"origin": pa.string(), "carrier": pa.int64()}
@@ -561,3 +569,241 @@ def test_who_asks_beyond_what_was_computed_is_counted(wh):
     assert (counts.answered, counts.beyond) == (40, 10) and find_training_set(store, "features.partly_set").answers["partly"] == counts
     materialize(store, view)
     assert training_set(store, "features.partly_set", query.format(40), view).answers["partly"].beyond == 0
+def meanwhile(monkeypatch, *others):
+    """Let other programs do something after an increment has read its sources and before it writes: one at each try."""
+    looks, waiting = materializing.summarise, iter(others)
+
+    def act_and_look(*given):
+        monkeypatch.setattr(materializing, "summarise", looks)  # what the other computes is not disturbed
+        next(waiting, lambda: None)()
+        monkeypatch.setattr(materializing, "summarise", act_and_look)
+        return looks(*given)
+
+    monkeypatch.setattr(materializing, "summarise", act_and_look)
+
+
+def june(day):
+    return datetime(2013, 6, day, tzinfo=timezone.utc)
+
+
+def test_versions_that_are_computed_at_once_leave_the_rows_of_the_one_on_record(tmp_path, monkeypatch):
+    with open_warehouse(make_workspace(tmp_path)) as wh, open_warehouse(make_workspace(tmp_path)) as another:
+        wh.publish("clean.raced", "SELECT 'a' AS key, TIMESTAMPTZ '2013-06-01' + to_days(range::INT) AS known_at, 1 AS n FROM range(3)")
+        ones, hundreds = (FeatureView("raced", "key", "known_at", f"SELECT key, known_at, n * {times} AS n FROM clean.raced") for times in (1, 100))
+        store = FeatureStore(wh)
+        materialize(store, ones, until=june(2))
+        meanwhile(monkeypatch, lambda: materialize(FeatureStore(another), hundreds, until=june(2)))
+        assert materialize(store, ones, since="last", until=june(9)).rows == 3  # all, since the other had put its own in their place
+        assert held_versions(store, ones)["raced"] == FeatureStore(wh).view("raced").version == ones.version
+        assert wh.sql("SELECT DISTINCT n FROM features.raced").fetchall() == [(1,)]
+        meanwhile(monkeypatch, lambda: materialize(FeatureStore(another), hundreds, until=june(2)))
+        with pytest.raises(BadIncrement, match=f"holds version {hundreds.version}"):
+            materialize(store, ones, since=june(2), until=june(9))
+        assert FeatureStore(wh).view("raced") == hundreds and wh.sql("SELECT DISTINCT n FROM features.raced").fetchall() == [(100,)]
+
+
+@pytest.mark.parametrize("partition", [None, "month"])
+def test_a_late_row_that_another_program_saw_meanwhile_stays(tmp_path, monkeypatch, partition):
+    with open_warehouse(make_workspace(tmp_path)) as wh, open_warehouse(make_workspace(tmp_path)) as another:
+        row = "SELECT '{}' AS key, TIMESTAMPTZ '2013-01-01' AS known_at, 1 AS n"
+        wh.publish("clean.late", row.format("early"))
+        view, store = FeatureView("late", "key", "known_at", "FROM clean.late", late=timedelta(days=400)), FeatureStore(wh)
+        materialize(store, view, until=june(1))
+
+        def comes(name, end):
+            another.append("clean.late", row.format(name))
+            materialize(FeatureStore(another), view, since="last", until=end)
+
+        meanwhile(monkeypatch, lambda: comes("late", june(3)))
+        assert materialize(store, view, since="last", until=june(2), partition=partition).rows == 2
+        monkeypatch.undo()
+        assert wh.sql("SELECT key FROM features.late ORDER BY key").fetchall() == [("early",), ("late",)]
+        meanwhile(monkeypatch, *(lambda number=number: comes(f"later {number}", june(5 + number)) for number in range(3)))
+        with pytest.raises(BadIncrement, match="Another program has computed it meanwhile, 3 times"):
+            materialize(store, view, since="last", until=june(4), partition=partition)
+        monkeypatch.undo()
+        assert wh.sql("SELECT count(*) FROM features.late").fetchall() == [(5,)]
+        assert materialize(store, view, since="last", until=june(20)).rows == 5
+
+
+def test_rows_are_not_kept_where_what_they_are_computed_from_became_another_version_meanwhile(tmp_path, monkeypatch):
+    with open_warehouse(make_workspace(tmp_path)) as wh, open_warehouse(make_workspace(tmp_path)) as another:
+        wh.publish("clean.under", "SELECT 'a' AS key, TIMESTAMPTZ '2013-06-01' AS known_at, 1 AS n")
+        under = FeatureView("under", "key", "known_at", "FROM clean.under")
+        over, store = FeatureView("over", "key", "known_at", "FROM features.under", reads=under), FeatureStore(wh)
+        materialize(store, under)
+        meanwhile(monkeypatch, lambda: materialize(FeatureStore(another), replace(under, ttl=timedelta(days=9))))
+        with pytest.raises(StaleFeatures, match=r"features\.under"):
+            materialize(store, over)
+        assert "features.over" not in wh.names() and "over" not in FeatureStore(wh).names()
+
+
+class Scaled:
+    """An object whose methods are functions of frames."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def scale(self, rows):
+        return rows.assign(value=rows["value"] * self.factor)
+
+    def __call__(self, rows):
+        return self.scale(rows)
+
+
+def around(factor):
+    def scale(rows):
+        return rows.assign(value=rows["value"] * factor)
+
+    return scale
+
+
+def with_keyword(factor):
+    def scale(rows, *, factor=factor):
+        return rows.assign(value=rows["value"] * factor)
+
+    return scale
+
+
+def numbers(place, kind=np.float64):
+    made = np.zeros(2000, kind)
+    made[1000] = place
+    return made
+
+
+PAIR = (lambda rows: rows.assign(value=rows["value"] * 3)), (lambda rows: rows.assign(value=rows["value"] * 7))
+DIFFERING = {
+    "a default": [lambda rows, factor=factor: rows.assign(value=rows["value"] * factor) for factor in (3, 7)],
+    "a default by keyword": [with_keyword(factor) for factor in (3, 7)],
+    "lambdas on a line": PAIR,
+    "the objects of methods": [Scaled(factor).scale for factor in (3, 7)],
+    "a large array": [around(numbers(factor)) for factor in (3, 7)],
+    "a large array of objects": [around(numbers(factor, object)) for factor in (3, 7)],
+    "a large frame": [around(pd.DataFrame({"factor": numbers(factor), "name": "a"})) for factor in (3, 7)],
+    "many bytes": [around(bytes(2000) + bytes([factor])) for factor in (3, 7)],
+    "objects": [around({"inside": [Scaled(factor)]}) for factor in (3, 7)],
+    "partial functions inside": [around(partial(max, factor)) for factor in (3, 7)],
+}
+
+
+def transformed(function):
+    return FeatureView("made", "origin", "known_at", reads="clean.turns", transform=function)
+
+
+@pytest.mark.parametrize("functions", DIFFERING.values(), ids=DIFFERING)
+def test_functions_that_differ_in_what_they_took_along_make_different_versions(functions):
+    first, second = map(transformed, functions)
+    assert first.version != second.version
+    assert transformed(copy.deepcopy(functions[0])).version == first.version
+
+
+def test_equal_content_makes_the_same_version_in_each_program():
+    assert transformed(around(numbers(3))).version == transformed(around(numbers(3))).version
+    assert transformed(Scaled(3).scale).version == transformed(Scaled(3).scale).version
+    code = "from ml_notebooks.features.view import content_of; print(content_of([{'a', 'bb', 'ccc', 'dddd'}, object(), ' at 0x1', 3, ('x',)]))"
+    said = {subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True).stdout for seed in "123"}
+    assert len(said) == 1
+    frame = pd.DataFrame({"a": [1, 2], "b": [3, 4]})
+    before = content_of(frame)
+    frame["c"] = 5  # pandas holds it in another block
+    assert content_of(frame[["a", "b"]].copy()) == before != content_of(frame)
+
+
+def test_what_a_plain_function_is_known_by_stays_what_it_was():
+    view = FeatureView("made", "origin", "known_at", reads="clean.turns", transform=around(3))
+    assert source_of(view.transform).endswith(" ['3']") and source_of(around({"a": (1,)})).endswith(f" {[repr({'a': (1,)})]}")
+
+
+HOLDS_ITSELF = []
+HOLDS_ITSELF.append(HOLDS_ITSELF)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (partial(max, 3), "it is a partial"),
+        (Scaled(3), "it is a Scaled"),
+        (around(threading.Lock()), "it took along a lock"),
+        (around(HOLDS_ITSELF), "holds itself"),
+        (5, "it is a int"),
+    ],
+)
+def test_a_function_whose_content_cannot_be_told_is_refused(function, words):
+    with pytest.raises(BadView, match=f"{words}.*Give a plain function"):
+        transformed(function)
+
+
+def values_of(wh, name):
+    return [value for (value,) in wh.sql(f"SELECT n FROM features.{name} ORDER BY known_at").fetchall()]
+
+
+def test_all_rows_anew_in_parts_keep_those_of_later_parts_until_theirs_is_done(wh):
+    months = "SELECT 'a' AS key, TIMESTAMPTZ '2013-01-15' + to_months(range::INT) AS known_at, {} AS n FROM range(5)"
+    wh.publish("clean.anew", months.format("range::VARCHAR"))
+    view, store = FeatureView("anew", "key", "known_at", "SELECT key, known_at, n::INT AS n FROM clean.anew"), FeatureStore(wh)
+    materialize(store, view, until=june(30))
+    wh.publish("clean.anew", months.format("CASE range WHEN 2 THEN 'x' ELSE (10 + range)::VARCHAR END"))
+    with pytest.raises(BadData, match="no row of this range was written"):
+        materialize(store, view, until=june(1), partition="month")
+    assert values_of(wh, "anew") == [10, 11, 2, 3, 4]
+    wh.publish("clean.anew", months.format("(20 + range)::VARCHAR"))
+    done = materialize(store, view, until=june(1) - timedelta(days=30), partition="month")  # another range: from the first
+    assert (done.rows, done.replaced) == (4, 5) and values_of(wh, "anew") == [20, 21, 22, 23]  # as in one go, nothing stays beyond its end
+    assert materialize(store, view, until=june(1), partition="year").replaced == 4 and values_of(wh, "anew") == [20, 21, 22, 23, 24]
+
+
+@pytest.mark.parametrize(("kind", "more"), [("INTEGER", timedelta(days=1)), ("DOUBLE", timedelta(0))], ids=["another version", "other columns"])
+def test_all_rows_anew_in_parts_take_the_place_of_other_rows_at_once(wh, monkeypatch, kind, more):
+    months = "SELECT 'a' AS key, TIMESTAMPTZ '2013-01-15' + to_months(range::INT) AS known_at, range::{} AS n FROM range(3)"
+    wh.publish("clean.other", months.format("INTEGER"))
+    view, store, looks, calls = FeatureView("other", "key", "known_at", "FROM clean.other"), FeatureStore(wh), materializing.summarise, []
+    materialize(store, view, until=june(1))
+    wh.publish("clean.other", months.format(kind))
+
+    def fail_at_second(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            raise OSError("the disk is gone")
+        return looks(*given)
+
+    monkeypatch.setattr(materializing, "summarise", fail_at_second)
+    changed = replace(view, ttl=view.ttl + more)
+    with pytest.raises(OSError, match="the disk is gone"):
+        materialize(store, changed, until=june(1), partition="month")
+    assert values_of(wh, "other") == [0] and held_versions(store, changed)["other"] == changed.version
+    assert materialize(store, changed, until=june(1), partition="month").rows == 2 and values_of(wh, "other") == [0, 1, 2]
+
+
+CHANGED_SOURCES = {
+    "an integer becomes a fraction": ("2.7::DOUBLE AS n", "`n` is DOUBLE, and INTEGER in the table"),
+    "an integer becomes a text": ("'x' AS n", "`n` is VARCHAR, and INTEGER in the table"),
+    "a column is lost": ("2 AS m", "no `n` any more"),
+    "a column is new": ("2 AS n, 3 AS m", "There is a `m`, which the table does not have"),
+}
+
+
+@pytest.mark.parametrize(("columns", "words"), CHANGED_SOURCES.values(), ids=CHANGED_SOURCES)
+@pytest.mark.parametrize("partition", [None, "day"])
+def test_an_increment_of_other_columns_is_refused(wh, columns, words, partition):
+    row, store = "SELECT 'a' AS key, TIMESTAMPTZ '2013-06-{:02}' AS known_at, {}", FeatureStore(wh)
+    view = FeatureView("columns", "key", "known_at", "FROM clean.columns")
+    wh.publish("clean.columns", row.format(1, "1 AS n"))
+    materialize(store, view, until=june(2))
+    before = wh.table("features.columns").fetchall()
+    wh.publish("clean.columns", row.format(3, columns))
+    with pytest.raises(BadIncrement, match=f"{words}.*Compute all rows anew"):
+        materialize(store, view, since="last", until=june(5), partition=partition)
+    assert wh.table("features.columns").fetchall() == before
+    materialize(store, view, until=june(5), partition=partition)
+    assert wh.sql("SELECT count(*) FROM features.columns").fetchall() == [(1,)] and wh.table("features.columns").columns == wh.table("clean.columns").columns
+
+
+def test_a_column_that_holds_nothing_fits_each_type(wh):
+    wh.publish("clean.empty", "SELECT 'a' AS key, TIMESTAMPTZ '2013-06-01' AS known_at, 'some' AS n")
+    view, store = FeatureView("empty", "key", "known_at", transform=lambda rows: rows, reads="clean.empty"), FeatureStore(wh)
+    materialize(store, view, until=june(2))
+    wh.publish("clean.empty", "SELECT 'a' AS key, TIMESTAMPTZ '2013-06-03' AS known_at, NULL::VARCHAR AS n")
+    assert materialize(store, view, since="last", until=june(4)).rows == 1
+    wh.publish("clean.empty", "FROM clean.empty WHERE false")
+    assert materialize(store, view, since="last", until=june(5)).rows == 0
+    assert values_of(wh, "empty") == ["some", None]

@@ -2,6 +2,7 @@
 
 import math
 from datetime import datetime, timedelta, timezone
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from support.soak import SOAK, soak
 from support.workspaces import make_workspace
 
 from ml_notebooks.data.warehouse import open_warehouse
+from ml_notebooks.errors import BadOnDemand
 from ml_notebooks.features.materialize import materialize
 from ml_notebooks.features.on_demand import OnDemand, compute, with_on_demand
 from ml_notebooks.features.online import EmbeddedStore, RequestLog, logged_requests, online_reader, push
@@ -98,3 +100,15 @@ def test_a_view_of_no_entity_answers_with_what_is_computed_from_it(wh, tmp_path)
     assert reader.read({}).to_dict() == {"weather_degrees": [21], "twice": [42.0]}
     (request,) = logged_requests(log.folder)
     assert dict(request.on_demand) == {"twice": twice.version}
+
+
+@pytest.mark.parametrize("made", [lambda factor: lambda late, factor=factor: late * factor, lambda factor: lambda late: late * factor[0]], ids=["a default", "an array around it"])
+def test_what_a_function_took_along_counts_for_its_version(made):
+    first, second, again = (OnDemand("scaled", {"late": float}, made(np.where(np.arange(2000) == 1000, factor, 0.0))) for factor in (3.0, 7.0, 3.0))
+    assert first.version == again.version != second.version
+
+
+@pytest.mark.parametrize("function", [partial(max, 3), 5], ids=["partial", "a number"])
+def test_a_function_whose_content_cannot_be_told_is_refused(function):
+    with pytest.raises(BadOnDemand, match="Give a plain function"):
+        OnDemand("scaled", {"late": float}, function)

@@ -27,11 +27,19 @@ from ml_notebooks.features.increments import (
     keep_increment,
     reached,
     resume_from,
+    written_down,
 )
 from .instants import check_instant
 from .store import VIEWS, FeatureStore
 from .view import FeatureView
-from .view_rows import FEATURE_ROWS, first_event_time, stage_view, take_out, within
+from ml_notebooks.features.view_rows import (
+    FEATURE_ROWS,
+    difference,
+    first_event_time,
+    stage_view,
+    take_out,
+    within,
+)
 
 # %% ../../nbs/library/features/10_materialize.ipynb #29a63b85
 Since = datetime | Literal["last"] | None
@@ -103,20 +111,36 @@ def materialize(
     `"last"` does not see what an input was given or corrected further back than the view's `late`: compute that range again, from an instant on. After a range that reached into the future it
     begins at the instant at which that was computed.
 
-    Raises `BadIncrement`, `BadTime`, `BadView` for a table that the store did not make or a view that is read and not named, `BadData` for columns that are missing and rows that tie, `NaiveTime`, and
+    Raises `BadIncrement`, also where other programs computed the view each time that this one tried, `BadTime`, `BadView` for a table that the store did not make or a view that is read and not named, `BadData` for columns that are missing and rows that tie, `NaiveTime`, and
     `StaleFeatures` for a view that it reads and that is not computed; the table is then as it was, or as the last part has left it.
     """
     view = store.view(view) if isinstance(view, str) else view
+    if partition not in (None, *get_args(Partition)):
+        raise BadIncrement(view.name, f"There is no partition {partition!r}.", f"Give one of {', '.join(map(repr, get_args(Partition)))}.")
+    for _ in range(_TRIES):
+        if done := _try(store, view, since, until, partition):
+            return done
+    raise BadIncrement(view.name, f"Another program has computed it meanwhile, {_TRIES} times.", "Let one program at a time compute a view, then call again.")
+
+
+_TRIES = 3
+
+
+def _try(store: FeatureStore, view: FeatureView, since: Since, until: datetime | None, partition: Partition | None) -> Increment | None:
+    """Compute the rows for a range; None where another program has computed the view meanwhile."""
+    lines, inputs = written_down(store, view)
     if has_table(store.wh._connection, view.table) and not increments_of(store, view.name):
         raise BadView(view.name, f"There is a table `{view.table}` already, which the store did not compute.", "Give the view another name, or drop the table.")
     end = _end(store, view, until)
     start = _range(store, view, since, end)
-    if partition not in (None, *get_args(Partition)):
-        raise BadIncrement(view.name, f"There is no partition {partition!r}.", f"Give one of {', '.join(map(repr, get_args(Partition)))}.")
     if partition is None:
-        return _compute(store, view, (start, end), until is None)
-    parts = _parts(store, view, resume_from(store, view, start, until), end, partition)
-    done = [_compute(store, view, part, until is None and part is parts[-1], whole=(start, end)) for part in parts]
+        return _compute(store, view, (start, end), until is None, (lines, inputs))
+    parts, done = _parts(store, view, resume_from(store, view, start, until), end, partition), []
+    for number, part in enumerate(parts):
+        one = _compute(store, view, part, until is None and part is parts[-1], (lines + number, inputs), whole=(start, end))
+        if one is None:
+            return None
+        done.append(one)
     sums = {name: sum(getattr(one, name) for one in done) for name in ("rows", "replaced", "left_out", "ahead", "seconds")}
     return replace(done[-1], since=done[0].since, **sums)
 
@@ -126,8 +150,9 @@ def _compute(
     view: FeatureView,
     span: tuple[datetime | None, datetime],
     count_ahead: bool,  # whether to count the rows that lie beyond it
+    written: tuple[int, dict[str, str]],  # `written_down` when the range was chosen
     whole: Range = (None, None),  # the range that it is a part of
-) -> Increment:
+) -> Increment | None:  # None: another program has computed the view meanwhile
     began, at, (since, until) = time.monotonic(), datetime.now(timezone.utc), span
     try:
         stage_view(store, view, since, None if count_ahead else until)
@@ -135,9 +160,11 @@ def _compute(
         left_out = take_out(store, " OR ".join(f"{identifier(key)} IS NULL" for key in view.keys)) + (undated if since == whole[0] or whole[1] is None else 0)
         ahead = take_out(store, f"NOT ({within(view, None, until)})")
         looks = summarise(store, view)
-        store.register(view)
         with store.wh.transaction(f"materialize {view.name}"):
-            rows, replaced = _write(store, view, since, until)
+            if written_down(store, view) != written:
+                return None
+            store.register(view)
+            rows, replaced = _write(store, view, span, whole)
             done = Increment(view.name, view.version, since, until, rows, replaced, left_out, ahead, time.monotonic() - began)
             keep_increment(store, done, at, whole)
             keep_statistics(store, done, looks)
@@ -157,14 +184,19 @@ def _end(store: FeatureStore, view: FeatureView, until: datetime | None) -> date
     return until
 
 
-def _write(store: FeatureStore, view: FeatureView, since: datetime | None, until: datetime) -> tuple[int, int]:
-    """Put the staged rows into their table; how many they are, and how many they replace."""
-    run = store.wh._connection.execute
+def _write(store: FeatureStore, view: FeatureView, span: tuple[datetime | None, datetime], whole: Range) -> tuple[int, int]:
+    """Put the staged rows into their table; how many they are, and how many they replace. Raises `BadIncrement` where their columns are not those of the table."""
+    run, (since, until) = store.wh._connection.execute, span
     rows = run(f"SELECT count(*) FROM {FEATURE_ROWS}").fetchall()[0][0]
-    if since is None:
+    beside = held_versions(store, view)[view.name] == view.version and (since is not None or whole[1] is not None)  # rows of other ranges stay
+    found = difference(store, view) if beside else ""
+    if found and since is not None:
+        raise BadIncrement(view.name, found, f"Compute all rows anew, in one go: `materialize(store, '{view.name}')`.")
+    if found or not beside:
         replaced = run(f"SELECT count(*) FROM lake.{view.table}").fetchall()[0][0] if has_table(store.wh._connection, view.table) else 0
         store.wh.publish(view.table, Staged(FEATURE_ROWS))
         return rows, replaced
-    replaced = run(f"DELETE FROM lake.{view.table} WHERE {within(view, since, until)}").fetchall()[0][0]
+    beyond = None if whole[0] is None and until == whole[1] else until  # the last part of all rows takes the place of what lies beyond it, too
+    replaced = run(f"DELETE FROM lake.{view.table} WHERE {within(view, since, beyond)}").fetchall()[0][0]
     store.wh.append(view.table, Staged(FEATURE_ROWS))
     return rows, replaced

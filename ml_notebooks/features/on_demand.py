@@ -57,6 +57,10 @@ def _check(one: OnDemand) -> None:
     if odd or not one.inputs:
         raise BadOnDemand(one.name, f"{odd[0]}." if odd else "It has no inputs.", "Say of each column what it holds: float, str or datetime.")
     try:
+        source_of(one.function)
+    except TypeError as error:
+        raise BadOnDemand(one.name, f"Its function cannot be told from another: {error}.", "Give a plain function: what it needs as its parameters' defaults.") from error
+    try:
         inspect.signature(one.function).bind(*one.inputs)
     except TypeError as error:
         raise BadOnDemand(one.name, f"Its function does not take {len(one.inputs)} columns: {error}.", "Let it have one parameter for each input, in their order.") from error
