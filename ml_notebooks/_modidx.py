@@ -2964,6 +2964,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'ml_notebooks/features/select.py'),
                                               'ml_notebooks.features.select._check': ( 'library/features/select.html#_check',
                                                                                        'ml_notebooks/features/select.py'),
+                                              'ml_notebooks.features.select._check_groups': ( 'library/features/select.html#_check_groups',
+                                                                                              'ml_notebooks/features/select.py'),
                                               'ml_notebooks.features.select._constant': ( 'library/features/select.html#_constant',
                                                                                           'ml_notebooks/features/select.py'),
                                               'ml_notebooks.features.select._correlated': ( 'library/features/select.html#_correlated',
