@@ -210,6 +210,35 @@ def test_a_zone_that_is_none_is_refused_at_once(wh, landed, zone):
         generate(wh, "clean.questions", [Events("clean.landings", "carrier", "known_at")], zone=zone)
 
 
+HOURS = timedelta(hours=6)
+
+
+@pytest.mark.parametrize("windows", [(timedelta(0),), (timedelta(0), HOURS), (timedelta(hours=-1), HOURS), ("6h",), "6h", "", HOURS, None, (6,), ((HOURS, HOURS),)], ids=repr)
+def test_windows_that_are_none_are_refused_at_once(wh, landed, windows):
+    with pytest.raises(BadTransform, match=r"`windows` is .* Give lengths of time"):
+        generate(wh, "clean.questions", [Events("clean.landings", "carrier", "known_at")], windows=windows)
+
+
+@pytest.mark.parametrize("number", [None, -1, 2.5, "5", True])
+@pytest.mark.parametrize("name", ["budget", "interactions"])
+def test_a_number_of_features_that_is_none_is_refused_at_once(wh, landed, name, number):
+    with pytest.raises(BadTransform, match=f"`{name}` is {number!r}"):
+        generate(wh, "clean.questions", [Events("clean.landings", "carrier", "known_at")], **{name: number})
+
+
+def test_what_a_window_says_is_what_is_counted(wh):
+    wh.publish("clean.seen", "SELECT 'a' AS customer, TIMESTAMPTZ '2013-07-01 00:00:00Z' + to_hours(range) AS known_at, range % 7 AS price FROM range(8)")
+    wh.publish("clean.later", "SELECT 'a' AS customer, TIMESTAMPTZ '2013-07-01 12:00:00Z' AS asked_at")  # five hours after the last
+    made, store = generate(wh, "clean.later", [Events("clean.seen", "customer", "known_at")], windows=(HOURS, timedelta(days=1))), FeatureStore(wh)
+    says = {one.short: one.says for one in made.features if one.view}
+    assert says["count_6h"] == "number of rows of clean.seen by customer, in the 6 hours up to the last event"
+    assert says["count_1d"].endswith(", in the day up to the last event") and "last 6 hours" not in "".join(says.values())
+    for view in made.views:
+        materialize(store, view)
+    training_set(store, "features.later", "clean.later", made.views)
+    assert wh.sql("SELECT seen_by_customer_count_6h, seen_by_customer_age FROM features.later").fetchall() == [(7, 300)]
+
+
 def test_names_are_plain_and_every_feature_has_sql_that_runs(wh, landed):
     names = [one.name for one in landed.features]
     assert len(set(names)) == len(names) and all(name.isidentifier() for name in names)

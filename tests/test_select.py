@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import TimeSeriesSplit
+from sklearn.model_selection import GroupKFold, TimeSeriesSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from skops.io import dumps, loads
 from support.soak import SOAK, soak
 
+from ml_notebooks.errors import BadTransform
 from ml_notebooks.features.relevance import Problem, folds_of, mutual_information, stability
 from ml_notebooks.features.select import METHODS, select_features
 from ml_notebooks.features.selector import FeatureSelector
@@ -247,3 +248,37 @@ def test_frames_come_back_as_frames_and_other_columns_are_refused():
 def test_the_kind_of_a_label(values, kind):
     label = pd.Series(values)
     assert task_of(label) == kind and len(folds_of(label.dropna(), kind)) >= 2
+
+
+GROUPS = {
+    "one": (lambda rows: rows.assign(plane="N1"), "plane", "All 60 rows with a label have one `plane`"),
+    "one among the rows with a label": (lambda rows: rows.assign(late=rows.late.where(rows.plane == "N1")), "plane", "All 20 rows with a label have one `plane`"),
+    "missing in some": (lambda rows: rows.assign(plane=rows.plane.where(rows.plane != "N1")), "plane", "`plane` is missing in 20 of 60 rows"),
+    "numbers missing in some": (lambda rows: rows.assign(plane=rows.index.where(rows.index > 5)), "plane", "`plane` is missing in 6 of 60 rows"),
+    "missing in all": (lambda rows: rows.assign(plane=None), "plane", "`plane` is missing in 60 of 60 rows"),
+    "the label": (lambda rows: rows, "late", "`groups` is `late`, which is the label"),
+}
+
+
+@pytest.mark.parametrize(("change", "groups", "said"), GROUPS.values(), ids=GROUPS)
+@pytest.mark.parametrize("folds", [None, GroupKFold(2)], ids=["", "splitter"])
+def test_groups_that_part_nothing_are_refused(change, groups, said, folds):
+    random = np.random.default_rng(0)
+    rows = pd.DataFrame({"wind": random.normal(size=60), "late": pd.Series([True, False, False, True] * 15, dtype=object), "plane": ["N1", "N2", "N3"] * 20})
+    with pytest.raises(BadTransform, match=said):
+        select_features(change(rows), "late", "permutation", groups=groups, folds=folds)
+
+
+@pytest.mark.parametrize("most", [-1, 0, 2.5, "3", True])
+def test_a_number_of_features_below_one_is_refused(most):
+    frame, says = flights(80)
+    with pytest.raises(BadTransform, match=f"`most` is {most!r}"):
+        select_features(frame.assign(late=says > 0), "late", most=most)
+    with pytest.raises(BadTransform, match=f"`most` is {most!r}"):
+        FeatureSelector(most=most).fit(frame, says > 0)
+
+
+def test_one_value_and_gaps_are_compared_without_a_warning(recwarn):
+    frame, says = flights()
+    chosen = select_features(frame.assign(late=says > says.median(), seen=pd.Series(1.0, frame.index).where(frame.wind > 0)), "late")
+    assert {"wind", "seen", "late_share"} <= {verdict.feature for verdict in chosen.verdicts} and not [one for one in recwarn if one.category is RuntimeWarning]

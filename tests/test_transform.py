@@ -296,6 +296,15 @@ def test_what_is_saved_with_a_model_is_loaded_again(tmp_path):
     loaded[0].named_transformers_["lags"].partial_fit(frame[["asked", "who", "value"]])
 
 
+@pytest.mark.parametrize("given", [[7, 8], [7.0, 8.5], pd.array([7, None], dtype="Int64"), pd.Categorical([7, 8]), [True, False]], ids=repr)
+def test_numbers_are_others_where_training_saw_texts(given):
+    rare = RareCategories(2)
+    for texts in (["UA", "UA", "7", "7"], ["UA", "7"]):  # some are kept, none is
+        made = rare.fit(pd.DataFrame({"who": texts})).transform(pd.DataFrame({"who": given}))["who"]
+        assert made.dropna().unique().tolist() == ["other"] and made.isna().tolist() == pd.Series(given).isna().tolist()
+    assert rare.fit(pd.DataFrame({"who": [7, 7]})).transform(pd.DataFrame({"who": [7, 8]}))["who"].isna().tolist() == [False, True]
+
+
 def test_a_part_of_a_history_does_not_take_other_columns():
     lags = Lags("asked", "who").fit(frame_of([(0, 0, "a", 1.0, 0)])[["asked", "who", "value"]])
     with pytest.raises(ValueError, match="feature names"):

@@ -6,17 +6,18 @@
 __all__ = ['Aggregate', 'GeneratedFeature', 'Generated', 'generate']
 
 # %% ../../nbs/library/features/36_generate.ipynb #5c56b640
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from html import escape
 from itertools import combinations, product
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 from ..data.catalog import as_query, identifier, quote
 from ..data.drawings import heading, page, table
 from ..data.warehouse import Warehouse
-from ..errors import BadView, UnknownColumn, UnknownFeature
+from ..errors import BadTransform, BadView, UnknownColumn, UnknownFeature
 from .expressions import combined, date_parts, with_expressions
 from .point_in_time import check_spine
 from ml_notebooks.features.relations import (
@@ -57,8 +58,12 @@ def _width(window: timedelta) -> tuple[str, str]:
     """A window in letters and in words."""
     for unit, letters, word in ((timedelta(days=1), "d", "day"), (timedelta(hours=1), "h", "hour"), (timedelta(minutes=1), "min", "minute")):
         if window >= unit and not window % unit:
-            return f"{window // unit}{letters}", f"{window // unit} {word}{'s' if window > unit else ''}"
+            return f"{window // unit}{letters}", word if window == unit else f"{window // unit} {word}s"
     return f"{window // timedelta(microseconds=1)}us", str(window)
+
+
+def _until(window: timedelta) -> str:
+    return f"in the {_width(window)[1]} up to the last event"
 
 # %% ../../nbs/library/features/36_generate.ipynb #954db0bf
 Aggregate = tuple[str, str, str, int]  # end of its name, SQL, words, rank
@@ -107,11 +112,11 @@ def _of_events(wh: Warehouse, relation: Events, columns: Columns, windows: Seque
     if windows:
         yield GeneratedFeature(f"{view}_age", f"minutes since the last of the {whom}", "", view, rank=1)
     for window in windows:
-        yield GeneratedFeature(f"{view}_count_{_width(window)[0]}", f"number of {whom}, last {_width(window)[1]}", "count(*)", view, "", window)
+        yield GeneratedFeature(f"{view}_count_{_width(window)[0]}", f"number of {whom}, {_until(window)}", "count(*)", view, "", window)
     for column, name in _plain_names(relation, columns).items():
         texts = _frequent(wh, relation.table, column) if column in columns.words else []
         for (ending, sql, words, rank), window in product(_aggregates(column, name, columns, texts), windows):
-            yield GeneratedFeature(f"{view}_{ending}_{_width(window)[0]}", f"{words}, {whom}, last {_width(window)[1]}", sql, view, column, window, rank)
+            yield GeneratedFeature(f"{view}_{ending}_{_width(window)[0]}", f"{words}, {whom}, {_until(window)}", sql, view, column, window, rank)
 
 
 def _of_state(relation: State, columns: Columns) -> Iterator[GeneratedFeature]:
@@ -214,7 +219,7 @@ def generate(
     wh: Warehouse,
     spine: str,  # who asks and when: a table or a query
     relations: Sequence[Events | State],
-    windows: Sequence[timedelta] = (timedelta(hours=6), timedelta(days=7)),
+    windows: Sequence[timedelta] = (timedelta(hours=6), timedelta(days=7)),  # each ends at the last event that was known
     plain: Sequence[str] = (),  # columns of the spine that were known when it asked; pairs of them are made
     at: str = "asked_at",  # the spine's column with the instant of asking, TIMESTAMPTZ
     zone: str = "UTC",  # by whose clock the parts of the date are
@@ -223,19 +228,20 @@ def generate(
 ) -> Generated:
     """Features from related tables, from the instant of asking and from pairs of columns.
 
-    Raises `UnknownTable`, `UnknownColumn`, `BadSpine`, `BadView` for two relations of one name, `BadTransform` for a zone that is none,
-    and `NaiveTime` for an instant that names no zone.
+    Raises `UnknownTable`, `UnknownColumn`, `BadSpine`, `BadView` for two relations of one name, `BadTransform` for windows, numbers or a zone
+    that are none, and `NaiveTime` for an instant that names no zone.
+    Source: Kanter and Veeramachaneni, Deep feature synthesis, IEEE DSAA (2015).
     """
     from ml_notebooks.features.columns import known_zone
 
     known_zone("generate", zone)
+    windows = _check_asked(windows, budget=budget, interactions=interactions)
     columns = {relation.view: _columns(wh, relation) for relation in relations}
     if len(columns) < len(relations):
         raise BadView(", ".join(relation.view for relation in relations), "Two relations have one name.", "Give one of them a `name`.")
     own = _own(wh, spine, plain, at)
-    made = _candidates(wh, relations, columns, sorted(set(windows)), date_parts(at, zone))
-    budget = max(budget, 0)
-    room = max(min(interactions, budget // 2), 0)
+    made = _candidates(wh, relations, columns, windows, date_parts(at, zone))
+    room = min(interactions, budget // 2)
     pairs = list(_interactions(made[: budget - room], own))
     taken = pairs[:room]
     features = (*made[: budget - len(taken)], *taken)
@@ -246,6 +252,17 @@ def generate(
     check_spine(wh, as_query(spine), views, at)
     left_out = {name: found.left_out for name, found in columns.items()} | ({"the spine": own.left_out} if plain else {})
     return Generated(features, views, left_out, len(made) + len(pairs) - len(features), rows)
+
+
+def _check_asked(windows: Sequence[timedelta], **numbers: int) -> list[timedelta]:
+    """The windows, the shortest first. Raises `BadTransform`."""
+    widths = None if isinstance(windows, str) or not isinstance(windows, Iterable) else list(windows)
+    if widths is None or not all(isinstance(width, timedelta) and width > timedelta(0) for width in widths):
+        raise BadTransform("generate", f"`windows` is {windows!r}.", "Give lengths of time, each longer than nothing: `windows=[timedelta(hours=6)]`.")
+    for name, number in numbers.items():
+        if not isinstance(number, Integral) or isinstance(number, bool) or number < 0:
+            raise BadTransform("generate", f"`{name}` is {number!r}.", "Give a whole number of features, 0 or more.")
+    return sorted(set(widths))
 
 
 def _candidates(wh: Warehouse, relations: Sequence[Events | State], columns: Mapping[str, Columns], windows: Sequence[timedelta], dates: Mapping[str, str]) -> list[GeneratedFeature]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -133,7 +134,7 @@ def _same(features: pd.DataFrame) -> Reasons:
 
 def _correlated(features: pd.DataFrame, scores: pd.Series, threshold: float) -> Reasons:
     """Numbers whose ranks are correlated with those of a better one."""
-    numbers = {name: values for name, column in features.items() if (values := numbers_of(column)) is not None}
+    numbers = {name: values for name, column in features.items() if (values := numbers_of(column)) is not None and np.nanmax(values) > np.nanmin(values)}
     best = sorted(numbers, key=lambda name: -scores[name])
     ranks = pd.DataFrame({name: numbers[name] for name in best}).rank()
     rho = np.abs(np.corrcoef(ranks.fillna(ranks.mean()).to_numpy(), rowvar=False)) if len(best) > 1 else np.eye(len(best))
@@ -204,22 +205,32 @@ def _where(fold: Fold, chosen: np.ndarray, rows: int) -> Fold:
 
 def _folds(frame: pd.DataFrame, label: str, known: np.ndarray, folds: Any, groups: str, seed: int) -> list[Fold]:
     """Folds in positions among the rows with a label."""
+    if groups and (folds is None or hasattr(folds, "split")):
+        _check_groups(frame[groups][known], groups)
     if groups and folds is None:
         from sklearn.model_selection import GroupKFold
 
-        folds = GroupKFold(min(3, frame[groups].nunique()))
+        folds = GroupKFold(min(3, frame[groups][known].nunique()))
     if folds is None:
         return folds_of(frame[label][known], task_of(frame[label]), seed)
     if hasattr(folds, "split"):
         return list(folds.split(frame[known], frame[label][known], frame[groups][known] if groups else None))
     return [_where(fold, np.flatnonzero(known), len(frame)) for fold in folds]
 
+
+def _check_groups(column: pd.Series, groups: str) -> None:
+    """Raises `BadTransform`."""
+    if gone := int(column.isna().sum()):
+        raise BadTransform("select_features", f"`{groups}` is missing in {gone:,} of {len(column):,} rows with a label.", "Give each row a group, or leave it out.")
+    if column.nunique() < 2:
+        raise BadTransform("select_features", f"All {len(column):,} rows with a label have one `{groups}`.", "Fit and score need a group each: give two or more, or leave `groups` out.")
+
 # %% ../../nbs/library/features/39_select.ipynb #5e763673
 def select_features(
     frame: pd.DataFrame,  # features and the label, a row for each example
     label: str,  # the column that is to be predicted; rows without it do not count
     methods: str | Sequence[str] = ("mutual_information",),  # one or several; others: permutation, stability, shadows, sequential, which fit models
-    most: int | None = None,  # how many features to keep at most
+    most: int | None = None,  # how many features to keep at most, from 1
     correlated: float = 0.95,  # absolute rank correlation from which on two features are too much alike
     suspect: float = 0.98,  # AUC or R² of a feature alone from which on it knows the label too well
     folds: Any = None,  # pairs of positions, or one of scikit-learn's splitters; default three shuffled folds
@@ -229,10 +240,11 @@ def select_features(
 ) -> Selection:
     """Features ranked and judged.
 
-    Raises `UnknownColumn`, `UnknownMethod`, `OneClass` for a label that does not vary, and `BadTransform` for a name that two columns have.
+    Raises `UnknownColumn`, `UnknownMethod`, `OneClass` for a label that does not vary, and `BadTransform` for a name that two columns have,
+    groups that part nothing or are the label, and a `most` below 1.
     """
     methods = tuple(dict.fromkeys(as_names(methods))) or ("mutual_information",)
-    _check(frame, label, groups, methods)
+    _check(frame, label, groups, methods, most)
     known = frame[label].notna().to_numpy()
     rows = frame[known]
     features = rows.drop(columns=[label, groups] if groups else label)
@@ -254,7 +266,11 @@ def _about(suspects: Sequence[Any]) -> Reasons:
     return {each.column: f"{each.reason}: was it known before the label?" for each in reversed(suspects) if each.column}
 
 
-def _check(frame: pd.DataFrame, label: str, groups: str, methods: Sequence[str]) -> None:
+def _check(frame: pd.DataFrame, label: str, groups: str, methods: Sequence[str], most: int | None) -> None:
+    if most is not None and (not isinstance(most, Integral) or isinstance(most, bool) or most < 1):
+        raise BadTransform("select_features", f"`most` is {most!r}.", "Give a whole number of features from 1, or None for all that are relevant.")
+    if groups == label:
+        raise BadTransform("select_features", f"`groups` is `{label}`, which is the label.", "Name another column.")
     for column in filter(None, (label, groups)):
         if column not in frame:
             raise UnknownColumn("frame", column, map(str, frame.columns))

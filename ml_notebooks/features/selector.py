@@ -29,7 +29,7 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
     def __init__(
         self,
         methods: str | tuple[str, ...] = ("mutual_information",),  # one or several; others: permutation, stability, shadows, sequential
-        most: int | None = None,  # how many features to keep at most
+        most: int | None = None,  # how many features to keep at most, from 1
         correlated: float = 0.95,  # absolute rank correlation from which on two features are too much alike
         suspect: float = 0.98,  # AUC or R² of a feature alone from which on it knows the label too well; above 1 none does
         sample: int = 5000,  # rows that methods which fit models look at
@@ -47,7 +47,7 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
     def fit(self, X: Any, y: Any) -> "FeatureSelector":
         """Choose features by the rows given.
 
-        Raises `OneClass` for a label that does not vary, and `UnknownMethod`.
+        Raises `OneClass` for a label that does not vary, `UnknownMethod`, and `BadTransform` for a `most` below 1.
         """
         frame, label = _frame(self, X, y)
         selection = select_features(frame, label, self.methods, self.most, self.correlated, self.suspect, self.folds, sample=self.sample, seed=self.random_state)

@@ -34,22 +34,25 @@ class RareCategories(FrameTransformer):
         fewest = self.min_frequency if self.min_frequency >= 1 else self.min_frequency * len(frame)
         counts = [column.value_counts() for _, column in frame.items()]
         self.kept_ = [count.index[count >= fewest].tolist() for count in counts]
+        self.numeric_ = [pd.api.types.is_numeric_dtype(column) for _, column in frame.items()]
         return self
 
-    def transform(self, X: Any) -> Any:
+    def transform(self, X: Any) -> Any:  # shape (rows, columns)
         """The rows with the rest of each column as `other`; a frame for a frame. Raises `BadTransform`."""
         check_is_fitted(self)
         frame = read_frame(self, X, reset=False)
-        made = [_grouped(frame.iloc[:, place], kept, self.other) for place, kept in enumerate(self.kept_)]
+        made = [_grouped(frame.iloc[:, place], kept, self.other, numeric) for place, (kept, numeric) in enumerate(zip(self.kept_, self.numeric_, strict=True))]
         grouped = pd.concat(made, axis=1)
         return grouped if hasattr(X, "columns") else grouped.to_numpy()
 
 
-def _grouped(column: pd.Series, kept: list[Any], other: Any) -> pd.Series:
+def _grouped(column: pd.Series, kept: list[Any], other: Any, numeric: bool) -> pd.Series:
     rest = column.notna() & ~column.isin(kept)
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column.astype(object).mask(rest, other).astype(pd.CategoricalDtype([*kept, *([] if other in kept else [other])]))
     if pd.api.types.is_numeric_dtype(column):
+        if not numeric:
+            return column.astype(object).mask(rest, other)
         column = column.astype(float) if column.dtype.kind in "biu" else column
         return column.mask(rest, other if isinstance(other, int | float) else np.nan)
     return column.mask(rest, other) if isinstance(other, str) else column.astype(object).mask(rest, other)
@@ -74,7 +77,7 @@ class QuantileClipper(FrameTransformer):
         self.low_, self.high_ = np.array(limits).T
         return self
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: Any) -> np.ndarray:  # floats, shape (rows, columns)
         """The values, held between the quantiles. Raises `BadTransform`."""
         check_is_fitted(self)
         return np.clip(self._columns(X, reset=False), self.low_, self.high_)
