@@ -133,6 +133,19 @@ def test_each_range_is_shown_as_it_was_computed_last_in_few_digits(backfilled, c
     assert max(map(len, table)) <= columns
 
 
+def test_how_long_rows_count_and_the_newest_are_shown(say):
+    shown = say("show", "last")[1]
+    assert "newest row   2013-07-01 11:59" in shown and "ttl          1 day, 0:00:00" in shown
+    assert json.loads(say("show", "last", "--json")[1])["newest_row"] == "2013-07-01T11:59:00+00:00"
+    assert "newest row" not in say("show", "sky")[1] and "ttl" in say("show", "sky")[1]
+
+
+@pytest.mark.parametrize("columns", [60, 76, 100])
+def test_no_name_of_a_user_is_broken_in_its_midst(backfilled, columns):
+    _, shown = in_terminal("features", "show", "last_landing", cwd=backfilled, columns=columns)
+    assert "features.flights_of_the_day" in shown and max(len(line.rstrip()) for line in shown.splitlines()[:12]) <= columns
+
+
 @pytest.mark.parametrize(
     ("online", "offline", "shown"),
     [

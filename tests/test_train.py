@@ -165,6 +165,16 @@ def test_rows_that_cannot_be_told_apart_are_refused(wh, certified):
             fit(wh, certified[kept].assign(last_late=certified.late * 1.0))
 
 
+def test_of_many_columns_that_a_frame_lacks_some_are_named(wh, certified):
+    with pytest.raises(NotCertified, match="`id`, `ticket`, `origin`, `hour`, `asked_at`, without"):
+        fit(wh, certified[["last_late", "late"]])
+    wide = ", ".join(f"i AS c{number}" for number in range(8))
+    training_set(FeatureStore(wh), "features.certified", ASKS.replace("i AS id", f"i AS id, {wide}"), ["last"], label="late", known={"clean.landings": "landed_at"}, key="id")
+    with pytest.raises(NotCertified, match="`id`, `c0`, `c1`, `c2`, `c3` and 8 more, without"):
+        fit(wh, certified[["last_late", "late"]])
+    training_set(FeatureStore(wh), "features.certified", ASKS, ["last"], label="late", known={"clean.landings": "landed_at"}, key="id")
+
+
 def test_the_answer_is_no_feature(wh, certified):
     for rows, target in ((certified, "late"), (certified.assign(answer=certified.late), "answer")):
         with pytest.raises(NotCertified, match="`late` is what is to be predicted"):

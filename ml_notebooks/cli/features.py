@@ -1,6 +1,7 @@
 """The feature store: what features there are, in which versions, and what was made of them."""
 
 import sys
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -98,20 +99,32 @@ def show_features(
         kept = versions(store, name, models)
         (entry,) = (one for one in catalogue(store, models).entries if one.version.name == name)
         looks = statistics(store, name).to_dict("records")
+        newest = newest_row(wh, entry)
     chosen = {one.version: one for one in kept}.get(version or entry.version.version)
     if chosen is None:
         raise UnknownFeature(f"{name} {version}", [f"{name} {one.version}" for one in kept])
     if json:
-        print_json({"versions": [vars(one) for one in kept], "in_use": entry.version.version, "rows": entry.rows, "computed_to": entry.computed_to, "statistics": looks})
+        print_json({"versions": [vars(one) for one in kept], "in_use": entry.version.version, "rows": entry.rows, "computed_to": entry.computed_to, "newest_row": newest, "statistics": looks})
         return
     said, row = chosen.definition, line(entry)
     facts = {"name": name, "entity": row["entity"], "description": said["description"], "owner": said["owner"], "tags": ", ".join(said["tags"])}
     facts |= {"rows": row["rows"], "computed to": row["computed to"] or "not computed yet" * (entry.version.kind == "view")}
+    facts |= {"newest row": f"{newest:%Y-%m-%d %H:%M}" if newest else "", "ttl": str(timedelta(seconds=said["ttl"])) if "ttl" in said else ""}
     print_facts({key: value for key, value in facts.items() if value})
     rows = [version_line(one, entry) for one in kept]
-    print_rows(rows, [column for column in rows[0] if any(row[column] for row in rows)], json, spare=("run", "by"))
+    print_rows(rows, [column for column in rows[0] if any(row[column] for row in rows)], json, spare=("run", "by", "registered"))
     print_looks(sorted(looks, key=lambda look: look["version"] == entry.version.version), limit)
     print(f"\n{chosen.text.strip()}")
+
+
+def newest_row(wh: "Warehouse", entry: "Entry") -> datetime | None:
+    """When the newest row of a view became known; nothing where it has none."""
+    from ..data.catalog import identifier
+
+    if not entry.rows:
+        return None
+    found: datetime = wh.sql(f"SELECT max({identifier(entry.version.definition['timestamp'])}) FROM features.{entry.version.name}").fetchall()[0][0]
+    return found.astimezone(timezone.utc)
 
 
 def version_line(one: "Version", entry: "Entry") -> dict[str, Any]:

@@ -93,7 +93,8 @@ class Catalogue:
         return pd.DataFrame(self.rows(), columns=COLUMNS).astype({"rows": "Int64"})
 
     def __repr__(self) -> str:
-        return f"Catalogue({len(self.entries)} views, {sum(len(entry.features) for entry in self.entries)} features)"
+        views = sum(entry.version.kind == "view" for entry in self.entries)
+        return f"Catalogue({views} views, {len(self.entries) - views} on demand, {sum(len(entry.features) for entry in self.entries)} features)"
 
     def _repr_html_(self) -> str:
         return f"<p><b>{self!r}</b></p>" + self.to_frame().to_html(border=0, index=False)

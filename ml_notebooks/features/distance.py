@@ -21,11 +21,11 @@ EARTH = 6371.0088  # mean radius in km
 
 
 def haversine(
-    latitude: np.ndarray,  # degrees
-    longitude: np.ndarray,
-    to_latitude: np.ndarray,
-    to_longitude: np.ndarray,
-) -> np.ndarray:  # km
+    latitude: np.ndarray,  # degrees north, shape (rows,), or a number
+    longitude: np.ndarray,  # degrees east, alike
+    to_latitude: np.ndarray,  # degrees north, alike
+    to_longitude: np.ndarray,  # degrees east, alike
+) -> np.ndarray:  # km, shape (rows,)
     """Great-circle distances between places; missing where a coordinate is.
 
     Source: Sinnott, Virtues of the haversine, Sky and Telescope 68 (1984).

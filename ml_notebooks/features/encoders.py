@@ -112,6 +112,8 @@ class OrderedTargetEncoder(_Ordered):
     """The mean label of each category before each row, drawn towards the mean of all labels, shape (rows, columns * labels).
 
     An unknown category is encoded by the mean of all labels that were known; a row before the first label, or without an instant, by a missing value.
+    Source: Micci-Barreca, A preprocessing scheme for high-cardinality categorical attributes, SIGKDD Explorations 3 (2001) 27; in the order of
+    time as in Prokhorenkova et al., CatBoost: unbiased boosting with categorical features, NeurIPS (2018).
     """
 
     def __init__(

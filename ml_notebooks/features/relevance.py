@@ -116,7 +116,10 @@ def _information(label: np.ndarray, codes: np.ndarray) -> tuple[float, int]:
 
 
 def mutual_information(problem: Problem) -> Judgement:
-    """The share of the label's entropy that each feature tells alone; relevant where that is more than chance, at 1 %."""
+    """The share of the label's entropy that each feature tells alone; relevant where that is more than chance, at 1 %.
+
+    Source: Miller, Note on the bias of information estimates, in Quastler, Information Theory in Psychology (1955) 95.
+    """
     from scipy.stats import chi2
 
     label = information_codes(problem.label, max(10, len(problem.label) // 8)) if problem.task == "regression" else problem.target
@@ -146,7 +149,10 @@ def permutation(
     problem: Problem,
     repeats: int = 5,  # shuffles of each feature in each fold
 ) -> Judgement:
-    """How much worse models score when each feature is shuffled; relevant where that is above twice its standard error."""
+    """How much worse models score when each feature is shuffled; relevant where that is above twice its standard error.
+
+    Source: Breiman, Random forests, Machine Learning 45 (2001) 5.
+    """
     from sklearn.inspection import permutation_importance
     from threadpoolctl import threadpool_limits
 

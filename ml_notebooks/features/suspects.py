@@ -251,6 +251,8 @@ def label_suspects(
     """The features that know the label too well, in the frame's order, and rows that come twice.
 
     Raises `UnknownColumn` for a label that the frame lacks, and `OneClass` for one that does not vary.
+    Source: Mann & Whitney, On a test of whether one of two random variables is stochastically larger than the other,
+    Ann. Math. Stat. 18 (1947) 50.
     """
     if label not in frame:
         raise UnknownColumn("frame", label, map(str, frame.columns))

@@ -116,9 +116,10 @@ def compared_columns(
     used = (*features, target)
     others = [name for name, kind in zip(there.columns, map(str, there.types), strict=True) if name not in used and not _is_nested(kind)]
     handed = [name for name in others if name in rows.columns]
-    lacking = _named(name for name in others if name not in handed)
+    lacking = [name for name in others if name not in handed]
     if lacking and _distinct(wh, table, handed) < _distinct(wh, table, others):
-        raise NotCertified(table, f"The frame lacks {lacking}, without which its rows cannot be told apart.", _AS_THEY_ARE)
+        more = f" and {len(lacking) - 5} more" if lacking[5:] else ""
+        raise NotCertified(table, f"The frame lacks {_named(lacking[:5])}{more}, without which its rows cannot be told apart.", _AS_THEY_ARE)
     return (*used, *handed)
 
 
