@@ -12,11 +12,11 @@ import inspect
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from types import CellType, CodeType, ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ..data.catalog import check_table_name, is_table_name
@@ -51,8 +51,7 @@ class FeatureView:
         if self.query is not None and not isinstance(self.query, str):
             object.__setattr__(self, "query", _sql_of(self.name, self.query))
         for name in ("entity", "reads", "tags"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str | FeatureView) else tuple(value))
+            object.__setattr__(self, name, _names(self, name))
         _check(self)
 
     @property
@@ -88,15 +87,27 @@ def _sql_of(name: str, query: Any) -> str:
     return str(ibis.to_sql(query, dialect="duckdb"))
 
 
+def _names(view: FeatureView, name: str) -> tuple[Any, ...]:
+    """Names that were given one by one or together."""
+    value = getattr(view, name)
+    given = (value,) if isinstance(value, str | FeatureView) else tuple(value) if isinstance(value, Iterable) else (value,)
+    if odd := [one for one in given if not isinstance(one, (str, FeatureView) if name == "reads" else str) or one == ""]:
+        raise BadView(view.name, f"Among its `{name}` is {odd[0]!r}.", f"Give {'tables by their names, and views' if name == 'reads' else 'texts'}.")
+    return given
+
+
 def _check(view: FeatureView) -> None:
+    for name in ("timestamp", "created", "zone"):
+        if not isinstance(getattr(view, name), str) or not (view.timestamp or name != "timestamp"):
+            raise BadView(view.name, f"Its `{name}` is {getattr(view, name)!r}.", "Give a name: of a column, or of a time zone.")
     if not is_table_name(f"features.{view.name}"):
         raise BadView(view.name, "A name is of small letters, digits and underscores, and begins with a letter.", "Give another `name`: it becomes a table's.")
     if bool(view.query) == bool(view.transform):
         raise BadView(view.name, f"It has {'both' if view.query else 'neither'} a `query` and a `transform`.", "Give one of them.")
+    if view.transform is not None and not view.reads:
+        raise BadView(view.name, "Nothing says which tables its `transform` is called with.", "Name them: `reads=('clean.orders',)`.")
     if view.transform is not None:
         _check_transform(view)
-    if view.transform and not view.reads:
-        raise BadView(view.name, "Nothing says which tables its `transform` is called with.", "Name them: `reads=('clean.orders',)`.")
     for name in ("ttl", "late"):
         if not isinstance(getattr(view, name), timedelta):
             raise BadView(view.name, f"Its `{name}` is {getattr(view, name)!r}.", f"Give a length of time: `{name}=timedelta(hours=6)`.")
@@ -115,6 +126,12 @@ def _check_transform(view: FeatureView) -> None:
         source_of(view.transform)
     except TypeError as error:
         raise BadView(view.name, f"Its `transform` cannot be told from another: {error}.", "Give a plain function: what it needs as its parameters' defaults.") from error
+    try:
+        inspect.signature(cast(Callable[..., Any], view.transform)).bind(*view.reads)
+    except TypeError as error:
+        raise BadView(view.name, f"Its `transform` does not take {len(view.reads)} frames: {error}.", "Let it have one parameter for each table that it `reads`, in their order.") from error
+    except ValueError:  # not written in Python: it does not tell
+        pass
 
 
 def _check_zone(view: FeatureView) -> None:
