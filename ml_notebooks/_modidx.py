@@ -2438,6 +2438,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                            'ml_notebooks/features/increments.py'),
                                                   'ml_notebooks.features.increments._utc': ( 'library/features/increments.html#_utc',
                                                                                              'ml_notebooks/features/increments.py'),
+                                                  'ml_notebooks.features.increments.check_inputs': ( 'library/features/increments.html#check_inputs',
+                                                                                                     'ml_notebooks/features/increments.py'),
                                                   'ml_notebooks.features.increments.computed_until': ( 'library/features/increments.html#computed_until',
                                                                                                        'ml_notebooks/features/increments.py'),
                                                   'ml_notebooks.features.increments.held_versions': ( 'library/features/increments.html#held_versions',

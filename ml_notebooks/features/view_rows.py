@@ -58,7 +58,7 @@ def _transformed(view: FeatureView, frames: list[Any]) -> Any:
     except MLNotebooksError:
         raise
     except Exception as error:
-        raise BadData(view.table, f"Its function raised {type(error).__name__}: {error}", "Correct the function, or what it reads; no row was written.") from error
+        raise BadData(view.table, f"Its function raised {type(error).__name__}: {error}.", "Correct the function, or what it reads; no row was written.") from error
 
 
 def _check_names(view: FeatureView, names: Iterable[Any]) -> None:
