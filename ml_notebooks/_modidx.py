@@ -3270,6 +3270,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'ml_notebooks/features/view.py'),
                                             'ml_notebooks.features.view._sql_of': ( 'library/features/view.html#_sql_of',
                                                                                     'ml_notebooks/features/view.py'),
+                                            'ml_notebooks.features.view._values_of': ( 'library/features/view.html#_values_of',
+                                                                                       'ml_notebooks/features/view.py'),
                                             'ml_notebooks.features.view.bound_of': ( 'library/features/view.html#bound_of',
                                                                                      'ml_notebooks/features/view.py'),
                                             'ml_notebooks.features.view.content_of': ( 'library/features/view.html#content_of',

@@ -540,6 +540,8 @@ DIFFERING = {
     "a large array": [around(numbers(factor)) for factor in (3, 7)],
     "a large array of objects": [around(numbers(factor, object)) for factor in (3, 7)],
     "a large frame": [around(pd.DataFrame({"factor": numbers(factor), "name": "a"})) for factor in (3, 7)],
+    "a masked array": [around(np.ma.masked_array(numbers(factor))) for factor in (3, 7)],
+    "a column of numbers and texts": [around(pd.Series([given, "a"])) for given in (3, "3")],
     "many bytes": [around(bytes(2000) + bytes([factor])) for factor in (3, 7)],
     "objects": [around({"inside": [Scaled(factor)]}) for factor in (3, 7)],
     "partial functions inside": [around(partial(max, factor)) for factor in (3, 7)],

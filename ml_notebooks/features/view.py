@@ -249,7 +249,8 @@ def defaults_of(function: Callable[..., Any]) -> str:
 # %% ../../nbs/library/features/02_view.ipynb #c0n7e472
 def content_of(value: Any) -> str:
     """The content of a value as text, the same in each program: nothing is cut, and no address is in it. Raises `TypeError` where it has none to tell."""
-    kind, pandas = type(value), sys.modules.get("pandas")
+    kind, numpy, pandas = type(value), sys.modules.get("numpy"), sys.modules.get("pandas")  # where nobody has imported them, there is nothing of theirs
+    is_array = numpy is not None and isinstance(value, numpy.ndarray)
     if isinstance(value, type | ModuleType):
         return f"{getattr(value, '__module__', '')} {getattr(value, '__qualname__', value.__name__)}"
     if kind in (list, tuple, dict):
@@ -260,9 +261,9 @@ def content_of(value: Any) -> str:
         return source_of(value)
     if pandas and isinstance(value, pandas.DataFrame | pandas.Series | pandas.Index):
         return f"{kind.__name__} {content_of(_of_pandas(value))}"
-    if kind.__name__ == "ndarray" and value.dtype.kind not in "OV":
-        return f"{kind.__name__} {value.dtype.str} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
-    if kind is str or (kind.__module__ in _PLAIN and kind.__name__ != "ndarray" and " at 0x" not in repr(value)):
+    if is_array and kind.__module__ == "numpy" and not value.dtype.hasobject:
+        return f"{kind.__name__} {value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+    if kind is str or (kind.__module__ in _PLAIN and not is_array and " at 0x" not in repr(value)):
         return repr(value)
     return f"{content_of(kind)} {_reduced(value)}"
 
@@ -281,9 +282,16 @@ def _several(value: Any) -> str:
 def _of_pandas(value: Any) -> list[Any]:
     """Names, types and values of a frame, a column or an index, however pandas holds them."""
     columns = [value.iloc[:, number] for number in range(value.shape[1])] if hasattr(value, "columns") else [value]
-    digests = [sys.modules["pandas"].util.hash_pandas_object(column, index=False).to_numpy() for column in columns]
-    types = [str(column.dtype) for column in columns]
-    return [list(value.columns) if hasattr(value, "columns") else value.name, types, digests, getattr(value, "index", None)]
+    names = list(value.columns) if hasattr(value, "columns") else value.name
+    return [names, [str(column.dtype) for column in columns], list(map(_values_of, columns)), getattr(value, "index", None)]
+
+
+def _values_of(column: Any) -> Any:
+    """The values of a column or an index; those that pandas can tell apart by a number each, as numbers."""
+    pandas = sys.modules["pandas"]
+    if column.dtype == object and pandas.api.types.infer_dtype(column) != "string":
+        return list(column)
+    return pandas.util.hash_pandas_object(column, index=False).to_numpy()
 
 
 def _reduced(value: Any) -> str:
