@@ -85,7 +85,7 @@ def increments_of(
 def _utc(instant: datetime) -> datetime:
     return instant.astimezone(timezone.utc)
 
-
+# %% ../../nbs/library/features/07_increments.ipynb #5p107000
 def held_versions(store: FeatureStore, *views: FeatureView) -> dict[str, str]:
     """View -> the version that the rows of its table were computed by; none: ''."""
     lines = dict(lines_of(store.wh, INCREMENTS, "view, version")) if views else {}
@@ -107,7 +107,7 @@ def written_down(store: FeatureStore, view: FeatureView) -> tuple[int, dict[str,
     """How many computations of a view are on record, and which versions the views hold that it reads: while both are the same, no other program has computed it."""
     return len(lines_of(store.wh, INCREMENTS, "version", where=f"view = {quote(view.name)}")), held_versions(store, *view.inputs)
 
-
+# %% ../../nbs/library/features/07_increments.ipynb #5p107001
 def reached(done: list[Computed]) -> datetime:
     """Up to where increments have computed all rows; one that began later leaves a gap and does not count."""
     end = done[0].until

@@ -95,7 +95,7 @@ def _names(view: FeatureView, name: str) -> tuple[Any, ...]:
         raise BadView(view.name, f"Among its `{name}` is {odd[0]!r}.", f"Give {'tables by their names, and views' if name == 'reads' else 'texts'}.")
     return given
 
-
+# %% ../../nbs/library/features/02_view.ipynb #5p102000
 def _check(view: FeatureView) -> None:
     for name in ("timestamp", "created", "zone"):
         if not isinstance(getattr(view, name), str) or not (view.timestamp or name != "timestamp"):
@@ -129,7 +129,7 @@ def _check_transform(view: FeatureView) -> None:
     try:
         inspect.signature(cast(Callable[..., Any], view.transform)).bind(*view.reads)
     except TypeError as error:
-        raise BadView(view.name, f"Its `transform` does not take {len(view.reads)} frames: {error}.", "Let it have one parameter for each table that it `reads`, in their order.") from error
+        raise BadView(view.name, f"Its `transform` does not take {len(view.reads)} frames: {error}.", "Let it have one parameter for each of its `reads`.") from error
     except ValueError:  # not written in Python: it does not tell
         pass
 
@@ -267,7 +267,7 @@ def content_of(value: Any) -> str:
         return repr(value)
     return f"{content_of(kind)} {_reduced(value)}"
 
-
+# %% ../../nbs/library/features/02_view.ipynb #5p102001
 _PLAIN = {"builtins", "datetime", "decimal", "fractions", "numpy", "numpy.dtypes", "pathlib", "uuid", "zoneinfo"}  # modules of values that `repr` tells in full
 
 

@@ -50,7 +50,7 @@ def _inside(query: str) -> str:
         end = place
     return text[:end].decode() + "\n"
 
-
+# %% ../../nbs/library/features/08_view_rows.ipynb #5p108000
 def _transformed(view: FeatureView, frames: list[Any]) -> Any:
     """What a view's function gives. Raises `BadData` where it raises anything."""
     try:
@@ -81,7 +81,8 @@ def _types(store: FeatureStore, view: FeatureView, query: str) -> dict[str, str]
         if types[column] != "TIMESTAMP WITH TIME ZONE" and not (view.zone and types[column].startswith("TIMESTAMP")):
             raise NaiveTime(f"the view `{view.name}`", column, types[column])
     if types[view.timestamp] != "TIMESTAMP WITH TIME ZONE" and has_windows(query, view.timestamp):
-        do = f"Let the facts of its windows have instants: `{view.timestamp} AT TIME ZONE {quote(view.zone)} AS {view.timestamp}`. A local clock that is changed has days of 23 and 25 hours."
+        made = f"{view.timestamp} AT TIME ZONE {quote(view.zone)} AS {view.timestamp}"
+        do = f"Let the facts of its windows have instants: `{made}`. A local clock that is changed has days of 23 and 25 hours."
         raise NaiveTime(f"the windows of the view `{view.name}`", view.timestamp, types[view.timestamp], do)
     return types
 
@@ -147,14 +148,14 @@ def _stage(store: FeatureStore, view: FeatureView, query: str, since: datetime |
         greatest = ", ".join(f"{identifier(name)} DESC NULLS LAST" for name in types if name not in view.keys)
         run(f"CREATE OR REPLACE TEMP TABLE {FEATURE_ROWS} AS SELECT DISTINCT ON ({order}) * FROM {FEATURE_ROWS} ORDER BY {order}, {greatest}")
 
-
+# %% ../../nbs/library/features/08_view_rows.ipynb #5p108001
 def _ties(store: FeatureStore, keys: str) -> tuple[int, tuple[str, ...]] | None:
     """How many times rows share their keys, and the first of them."""
     query = f"SELECT {keys}, count(*) OVER () AS times FROM {FEATURE_ROWS} GROUP BY {keys} HAVING count(*) > 1 ORDER BY {keys} LIMIT 1"
     found = store.wh._connection.execute(f"SELECT times, [COLUMNS(* EXCLUDE times)::VARCHAR] FROM ({query})").fetchall()
     return (found[0][0], tuple(part for parts in found[0][1:] for part in parts)) if found else None
 
-
+# %% ../../nbs/library/features/08_view_rows.ipynb #5p108002
 def difference(store: FeatureStore, view: FeatureView) -> str:
     """How the columns of the staged rows differ from those of the view's table, as a sentence; '': not at all. One that holds nothing may be of any type."""
     run = store.wh._connection.execute
