@@ -1,9 +1,11 @@
 """What people get wrong with features, and clocks: an error that says what to do, and nothing changed; or a rule that was stated before."""
 
+import re
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from support.workspaces import make_workspace
 
@@ -235,3 +237,50 @@ def test_windows_are_of_real_time_where_the_clock_changes(store, day, later, cou
     materialize(store, FeatureView("windows", "carrier", "known_at", rolling_query(facts, "carrier", "known_at", day_long)))
     assert [count for (count,) in store.wh.sql("SELECT delay_count_24h FROM features.windows ORDER BY known_at").fetchall()] == counts
     store.wh._connection.execute("DROP TABLE lake.features.windows")
+
+
+RUBBISH_VIEWS = {
+    "a number transforms": ({"query": "", "transform": 5, "reads": "clean.given"}, "it is a int"),
+    "a transform of two frames": ({"query": "", "transform": lambda rows, more: rows, "reads": "clean.given"}, "does not take 1 frames: missing a required argument: 'more'"),
+    "a transform of none": ({"query": "", "transform": lambda: None, "reads": "clean.given"}, "does not take 1 frames"),
+    "a number as entity": ({"entity": 5}, "Among its `entity` is 5"),
+    "a number among entities": ({"entity": ("origin", 5)}, "Among its `entity` is 5"),
+    "a number is read": ({"reads": 5}, "Among its `reads` is 5"),
+    "a number as tag": ({"tags": 5}, "Among its `tags` is 5"),
+    "no timestamp": ({"timestamp": ""}, "Its `timestamp` is ''"),
+    "a number as timestamp": ({"timestamp": 5}, "Its `timestamp` is 5"),
+    "nothing as created": ({"created": None}, "Its `created` is None"),
+    "nothing as zone": ({"zone": None}, "Its `zone` is None"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "words"), RUBBISH_VIEWS.values(), ids=RUBBISH_VIEWS)
+def test_rubbish_makes_no_view(wrong, words):
+    with pytest.raises(BadView, match=re.escape(words)):
+        replace(LAST, **wrong)
+
+
+FAILING_FUNCTIONS = {
+    "it raises": (lambda rows: rows.lost, "`features.mistaken` could not be written. Its function raised AttributeError"),
+    "two columns of a name": (lambda rows: pd.concat([rows, rows.delay], axis=1), "`delay` is the name of two columns"),
+    "two columns that differ in case": (lambda rows: rows.assign(Delay=1), "`delay` is the name of two columns"),
+    "two columns of a name in Arrow": (lambda rows: (table := pa.Table.from_pandas(rows)).append_column("delay", table["delay"]), "`delay` is the name of two columns"),
+}
+
+
+@pytest.mark.parametrize("partition", [None, "month"])
+@pytest.mark.parametrize(("function", "words"), FAILING_FUNCTIONS.values(), ids=FAILING_FUNCTIONS)
+def test_a_function_that_fails_is_an_error_of_its_view(store, function, words, partition):
+    store.wh.publish("clean.given", ROWS)
+    with pytest.raises(BadData, match=re.escape(words)):
+        materialize(store, replace(LAST, name="mistaken", query="", transform=function, reads="clean.given"), partition=partition)
+    assert "features.mistaken" not in store.wh.names()
+
+
+@pytest.mark.parametrize("end", [";", " -- all", "; -- all", ";\n/* all */ ;\n", " -- ü; -- all"])
+def test_a_query_may_end_in_a_semicolon_or_a_comment(store, end):
+    assert materialize(store, replace(LAST, name="ended", query=f"{ROWS}{end}"), partition="year").rows == 2
+    store.wh.publish("clean.naive", ROWS.replace("::TIMESTAMPTZ", "::TIMESTAMP"))
+    assert materialize(store, replace(LAST, name="ended", query=f"FROM clean.naive{end}", zone="America/New_York")).rows == 2
+    with pytest.raises(BadView, match="does not say so"):
+        materialize(store, replace(LAST, name="ended", query=f"FROM features.last{end}"))

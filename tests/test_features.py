@@ -27,7 +27,7 @@ from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import BadData, BadIncrement, BadSpine, BadView, StaleFeatures, UnknownFeature
 from ml_notebooks.features.catalogue import catalogue
 from ml_notebooks.features.certificate import FRAME, find_certificate
-from ml_notebooks.features.increments import held_versions
+from ml_notebooks.features.increments import check_inputs, computed_until, held_versions
 from ml_notebooks.features.materialize import materialize
 from ml_notebooks.features.on_demand import OnDemand, find_on_demand
 from ml_notebooks.features.point_in_time import point_in_time_query
@@ -680,6 +680,8 @@ DIFFERING = {
     "a large array": [around(numbers(factor)) for factor in (3, 7)],
     "a large array of objects": [around(numbers(factor, object)) for factor in (3, 7)],
     "a large frame": [around(pd.DataFrame({"factor": numbers(factor), "name": "a"})) for factor in (3, 7)],
+    "a masked array": [around(np.ma.masked_array(numbers(factor))) for factor in (3, 7)],
+    "a column of numbers and texts": [around(pd.Series([given, "a"])) for given in (3, "3")],
     "many bytes": [around(bytes(2000) + bytes([factor])) for factor in (3, 7)],
     "objects": [around({"inside": [Scaled(factor)]}) for factor in (3, 7)],
     "partial functions inside": [around(partial(max, factor)) for factor in (3, 7)],
@@ -807,3 +809,56 @@ def test_a_column_that_holds_nothing_fits_each_type(wh):
     wh.publish("clean.empty", "FROM clean.empty WHERE false")
     assert materialize(store, view, since="last", until=june(5)).rows == 0
     assert values_of(wh, "empty") == ["some", None]
+
+
+def test_a_view_does_not_fit_beside_another_version_of_what_it_was_computed_from(wh):
+    wh.publish("clean.base", "SELECT 'a' AS key, TIMESTAMPTZ '2013-01-01' AS known_at, 1 AS n")
+    base, store = FeatureView("base", "key", "known_at", "FROM clean.base"), FeatureStore(wh)
+    doubled = FeatureView("doubled", "key", "known_at", "SELECT key, known_at, n * 2 AS n FROM features.base", reads=base)
+    again = FeatureView("again", "key", "known_at", "SELECT key, known_at, n + 1 AS n FROM features.doubled", reads=doubled)
+    for view in (base, doubled, again):
+        materialize(store, view)
+    check_inputs(store, *map(store.view, ("base", "doubled", "again")))
+    newer = replace(base, query="SELECT key, known_at, n + 10 AS n FROM clean.base")
+    materialize(store, newer)
+    check_inputs(store, store.view("base"))
+    for name in ("doubled", "again"):
+        with pytest.raises(BadView, match=f"`{name}` .* computed from version {base.version} of `base`, and `features.base` holds {newer.version}"):
+            check_inputs(FeatureStore(wh), store.view("base"), FeatureStore(wh).view(name))
+    renewed = replace(doubled, reads=newer)
+    materialize(store, renewed)
+    check_inputs(store, renewed)
+
+
+def test_what_is_new_in_another_version_is_all(wh):
+    wh.publish("clean.grown", "SELECT 'a' AS key, TIMESTAMPTZ '2013-06-01' + to_days(range::INT) AS known_at, range AS n FROM range(3)")
+    view, store = FeatureView("grown", "key", "known_at", "FROM clean.grown"), FeatureStore(wh)
+    materialize(store, view, until=june(3))
+    hundreds = replace(view, query="SELECT * REPLACE (n * 100 AS n) FROM clean.grown")
+    done = materialize(store, hundreds, since="last", until=june(9))
+    assert (done.since, done.rows, done.replaced) == (None, 3, 2)
+    assert values_of(wh, "grown") == [0, 100, 200] and held_versions(store, hundreds)["grown"] == hundreds.version
+
+
+def test_a_gap_is_not_reached(wh):
+    wh.publish("clean.gaps", "SELECT 'a' AS key, TIMESTAMPTZ '2013-06-01' + to_days(range::INT) AS known_at, range AS n FROM range(8)")
+    view, store = FeatureView("gaps", "key", "known_at", "FROM clean.gaps"), FeatureStore(wh)
+    materialize(store, view, until=june(2))
+    materialize(store, view, since=june(5), until=june(6))
+    assert computed_until(store, view) == june(2)
+    above = FeatureView("above", "key", "known_at", "FROM features.gaps", reads=view)
+    assert materialize(store, above).until == june(2)
+    assert materialize(store, view, since="last", until=june(7)).since == june(2)
+    assert values_of(wh, "gaps") == [0, 1, 2, 3, 4, 5]
+    materialize(store, view, since=june(7), until=june(9))
+    assert computed_until(store, view) == june(9)
+
+
+def test_a_time_of_writing_that_names_no_zone_is_one_of_the_zone_of_the_view(wh):
+    wh.publish("clean.written", "SELECT 'a' AS key, TIMESTAMPTZ '2013-07-01 12:00:00Z' AS known_at, TIMESTAMP '2013-07-01 09:00:00' AS written, 1 AS n")
+    view, store = FeatureView("written", "key", "known_at", "FROM clean.written", created="written", zone="America/New_York"), FeatureStore(wh)
+    materialize(store, view)
+    assert wh.sql("SELECT typeof(written), epoch_us(written) FROM features.written").fetchall() == [("TIMESTAMP WITH TIME ZONE", 1_372_683_600_000_000)]  # 13:00 in UTC
+    asked = "SELECT 'a' AS key, TIMESTAMPTZ '2013-07-01 {}Z' AS asked_at"
+    for time, answered in (("12:59:59.999999", 0), ("13:00:00", 1)):
+        assert training_set(store, "features.written_set", asked.format(time), view).answers["written"].answered == answered

@@ -111,7 +111,8 @@ def materialize(
     `"last"` does not see what an input was given or corrected further back than the view's `late`: compute that range again, from an instant on. After a range that reached into the future it
     begins at the instant at which that was computed.
 
-    Raises `BadIncrement`, also where other programs computed the view each time that this one tried, `BadTime`, `BadView` for a table that the store did not make or a view that is read and not named, `BadData` for columns that are missing and rows that tie, `NaiveTime`, and
+    Raises `BadIncrement`, also where its columns are not those of the table, and where other programs computed the view each time that this one tried;
+    `BadTime`, `BadView` for a table that the store did not make or a view that is read and not named, `BadData` for columns that are missing and rows that tie, `NaiveTime`, and
     `StaleFeatures` for a view that it reads and that is not computed; the table is then as it was, or as the last part has left it.
     """
     view = store.view(view) if isinstance(view, str) else view
@@ -144,7 +145,7 @@ def _try(store: FeatureStore, view: FeatureView, since: Since, until: datetime |
     sums = {name: sum(getattr(one, name) for one in done) for name in ("rows", "replaced", "left_out", "ahead", "seconds")}
     return replace(done[-1], since=done[0].since, **sums)
 
-
+# %% ../../nbs/library/features/10_materialize.ipynb #5p110000
 def _compute(
     store: FeatureStore,
     view: FeatureView,

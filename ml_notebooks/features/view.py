@@ -12,11 +12,11 @@ import inspect
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from types import CellType, CodeType, ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ..data.catalog import check_table_name, is_table_name
@@ -51,8 +51,7 @@ class FeatureView:
         if self.query is not None and not isinstance(self.query, str):
             object.__setattr__(self, "query", _sql_of(self.name, self.query))
         for name in ("entity", "reads", "tags"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str | FeatureView) else tuple(value))
+            object.__setattr__(self, name, _names(self, name))
         _check(self)
 
     @property
@@ -88,15 +87,27 @@ def _sql_of(name: str, query: Any) -> str:
     return str(ibis.to_sql(query, dialect="duckdb"))
 
 
+def _names(view: FeatureView, name: str) -> tuple[Any, ...]:
+    """Names that were given one by one or together."""
+    value = getattr(view, name)
+    given = (value,) if isinstance(value, str | FeatureView) else tuple(value) if isinstance(value, Iterable) else (value,)
+    if odd := [one for one in given if not isinstance(one, (str, FeatureView) if name == "reads" else str) or one == ""]:
+        raise BadView(view.name, f"Among its `{name}` is {odd[0]!r}.", f"Give {'tables by their names, and views' if name == 'reads' else 'texts'}.")
+    return given
+
+# %% ../../nbs/library/features/02_view.ipynb #5p102000
 def _check(view: FeatureView) -> None:
+    for name in ("timestamp", "created", "zone"):
+        if not isinstance(getattr(view, name), str) or not (view.timestamp or name != "timestamp"):
+            raise BadView(view.name, f"Its `{name}` is {getattr(view, name)!r}.", "Give a name: of a column, or of a time zone.")
     if not is_table_name(f"features.{view.name}"):
         raise BadView(view.name, "A name is of small letters, digits and underscores, and begins with a letter.", "Give another `name`: it becomes a table's.")
     if bool(view.query) == bool(view.transform):
         raise BadView(view.name, f"It has {'both' if view.query else 'neither'} a `query` and a `transform`.", "Give one of them.")
+    if view.transform is not None and not view.reads:
+        raise BadView(view.name, "Nothing says which tables its `transform` is called with.", "Name them: `reads=('clean.orders',)`.")
     if view.transform is not None:
         _check_transform(view)
-    if view.transform and not view.reads:
-        raise BadView(view.name, "Nothing says which tables its `transform` is called with.", "Name them: `reads=('clean.orders',)`.")
     for name in ("ttl", "late"):
         if not isinstance(getattr(view, name), timedelta):
             raise BadView(view.name, f"Its `{name}` is {getattr(view, name)!r}.", f"Give a length of time: `{name}=timedelta(hours=6)`.")
@@ -115,6 +126,12 @@ def _check_transform(view: FeatureView) -> None:
         source_of(view.transform)
     except TypeError as error:
         raise BadView(view.name, f"Its `transform` cannot be told from another: {error}.", "Give a plain function: what it needs as its parameters' defaults.") from error
+    try:
+        inspect.signature(cast(Callable[..., Any], view.transform)).bind(*view.reads)
+    except TypeError as error:
+        raise BadView(view.name, f"Its `transform` does not take {len(view.reads)} frames: {error}.", "Let it have one parameter for each of its `reads`.") from error
+    except ValueError:  # not written in Python: it does not tell
+        pass
 
 
 def _check_zone(view: FeatureView) -> None:
@@ -232,7 +249,8 @@ def defaults_of(function: Callable[..., Any]) -> str:
 # %% ../../nbs/library/features/02_view.ipynb #c0n7e472
 def content_of(value: Any) -> str:
     """The content of a value as text, the same in each program: nothing is cut, and no address is in it. Raises `TypeError` where it has none to tell."""
-    kind, pandas = type(value), sys.modules.get("pandas")
+    kind, numpy, pandas = type(value), sys.modules.get("numpy"), sys.modules.get("pandas")  # where nobody has imported them, there is nothing of theirs
+    is_array = numpy is not None and isinstance(value, numpy.ndarray)
     if isinstance(value, type | ModuleType):
         return f"{getattr(value, '__module__', '')} {getattr(value, '__qualname__', value.__name__)}"
     if kind in (list, tuple, dict):
@@ -243,13 +261,13 @@ def content_of(value: Any) -> str:
         return source_of(value)
     if pandas and isinstance(value, pandas.DataFrame | pandas.Series | pandas.Index):
         return f"{kind.__name__} {content_of(_of_pandas(value))}"
-    if kind.__name__ == "ndarray" and value.dtype.kind not in "OV":
-        return f"{kind.__name__} {value.dtype.str} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
-    if kind is str or (kind.__module__ in _PLAIN and kind.__name__ != "ndarray" and " at 0x" not in repr(value)):
+    if is_array and kind.__module__ == "numpy" and not value.dtype.hasobject:
+        return f"{kind.__name__} {value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+    if kind is str or (kind.__module__ in _PLAIN and not is_array and " at 0x" not in repr(value)):
         return repr(value)
     return f"{content_of(kind)} {_reduced(value)}"
 
-
+# %% ../../nbs/library/features/02_view.ipynb #5p102001
 _PLAIN = {"builtins", "datetime", "decimal", "fractions", "numpy", "numpy.dtypes", "pathlib", "uuid", "zoneinfo"}  # modules of values that `repr` tells in full
 
 
@@ -264,9 +282,16 @@ def _several(value: Any) -> str:
 def _of_pandas(value: Any) -> list[Any]:
     """Names, types and values of a frame, a column or an index, however pandas holds them."""
     columns = [value.iloc[:, number] for number in range(value.shape[1])] if hasattr(value, "columns") else [value]
-    digests = [sys.modules["pandas"].util.hash_pandas_object(column, index=False).to_numpy() for column in columns]
-    types = [str(column.dtype) for column in columns]
-    return [list(value.columns) if hasattr(value, "columns") else value.name, types, digests, getattr(value, "index", None)]
+    names = list(value.columns) if hasattr(value, "columns") else value.name
+    return [names, [str(column.dtype) for column in columns], list(map(_values_of, columns)), getattr(value, "index", None)]
+
+
+def _values_of(column: Any) -> Any:
+    """The values of a column or an index; those that pandas can tell apart by a number each, as numbers."""
+    pandas = sys.modules["pandas"]
+    if column.dtype == object and pandas.api.types.infer_dtype(column) != "string":
+        return list(column)
+    return pandas.util.hash_pandas_object(column, index=False).to_numpy()
 
 
 def _reduced(value: Any) -> str:

@@ -7,15 +7,16 @@ __all__ = ['FEATURE_ROWS', 'stage_view', 'within', 'difference', 'take_out', 'fi
 
 # %% ../../nbs/library/features/08_view_rows.ipynb #0c9ffd7b
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any, cast
 
 import duckdb
 
 from ..data.catalog import identifier, quote
 from ..data.messages import explain_write
-from ..errors import BadData, NaiveTime, did_you_mean
+from ..errors import BadData, MLNotebooksError, NaiveTime, did_you_mean
 from .instants import instant_of
 from .rolling import has_windows
 from .store import FeatureStore
@@ -28,9 +29,10 @@ FEATURE_ROWS = "temp.main.feature_rows"
 def _source(store: FeatureStore, view: FeatureView) -> str:
     """SQL of a view's rows."""
     if not view.transform:
-        return str(view.query)
+        return _inside(view.query)
     frames = [store.wh.table(one if isinstance(one, str) else one.table).df() for one in view.reads]
-    rows = view.transform(*frames)
+    rows = _transformed(view, frames)
+    _check_names(view, getattr(rows, "column_names", getattr(rows, "columns", ()) if hasattr(rows, "iloc") else ()))  # of Arrow, or of pandas
     try:
         store.wh._connection.register("transformed_rows", rows)
     except duckdb.InvalidInputException as error:
@@ -38,12 +40,37 @@ def _source(store: FeatureStore, view: FeatureView) -> str:
     return "FROM transformed_rows"
 
 
+def _inside(query: str) -> str:
+    """A query as it can stand inside of another: without semicolons at its end, and its last line ended, should a comment stand there."""
+    text = query.encode()
+    end = len(text)
+    for place, _ in reversed(duckdb.tokenize(query)):
+        if text[place : place + 1] != b";":
+            break
+        end = place
+    return text[:end].decode() + "\n"
+
+# %% ../../nbs/library/features/08_view_rows.ipynb #5p108000
+def _transformed(view: FeatureView, frames: list[Any]) -> Any:
+    """What a view's function gives. Raises `BadData` where it raises anything."""
+    try:
+        return cast(Callable[..., Any], view.transform)(*frames)
+    except MLNotebooksError:
+        raise
+    except Exception as error:
+        raise BadData(view.table, f"Its function raised {type(error).__name__}: {error}.", "Correct the function, or what it reads; no row was written.") from error
+
+
+def _check_names(view: FeatureView, names: Iterable[Any]) -> None:
+    if twice := [name for name, times in Counter(str(name).lower() for name in names).items() if times > 1]:
+        raise BadData(view.table, f"`{twice[0]}` is the name of two columns of its rows.", "Name each column once; small and capital letters are the same.")
+
+
 def _types(store: FeatureStore, view: FeatureView, query: str) -> dict[str, str]:
     """The columns and types of a view's rows. Raises `BadData` and `NaiveTime`."""
     rows = store.wh.sql(query)
     types = {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True)}
-    if twice := [name for name, times in Counter(name.lower() for name in rows.columns).items() if times > 1]:
-        raise BadData(view.table, f"`{twice[0]}` is the name of two columns of its query.", "Name each column once; small and capital letters are the same.")
+    _check_names(view, rows.columns)
     missing = [column for column in view.keys if column not in types]
     if missing:
         found = f"Its query has no column {', '.join(missing)}; it has {', '.join(types)}. {did_you_mean(missing[0], types)}".strip()
@@ -54,7 +81,8 @@ def _types(store: FeatureStore, view: FeatureView, query: str) -> dict[str, str]
         if types[column] != "TIMESTAMP WITH TIME ZONE" and not (view.zone and types[column].startswith("TIMESTAMP")):
             raise NaiveTime(f"the view `{view.name}`", column, types[column])
     if types[view.timestamp] != "TIMESTAMP WITH TIME ZONE" and has_windows(query, view.timestamp):
-        do = f"Let the facts of its windows have instants: `{view.timestamp} AT TIME ZONE {quote(view.zone)} AS {view.timestamp}`. A local clock that is changed has days of 23 and 25 hours."
+        made = f"{view.timestamp} AT TIME ZONE {quote(view.zone)} AS {view.timestamp}"
+        do = f"Let the facts of its windows have instants: `{made}`. A local clock that is changed has days of 23 and 25 hours."
         raise NaiveTime(f"the windows of the view `{view.name}`", view.timestamp, types[view.timestamp], do)
     return types
 
@@ -120,14 +148,14 @@ def _stage(store: FeatureStore, view: FeatureView, query: str, since: datetime |
         greatest = ", ".join(f"{identifier(name)} DESC NULLS LAST" for name in types if name not in view.keys)
         run(f"CREATE OR REPLACE TEMP TABLE {FEATURE_ROWS} AS SELECT DISTINCT ON ({order}) * FROM {FEATURE_ROWS} ORDER BY {order}, {greatest}")
 
-
+# %% ../../nbs/library/features/08_view_rows.ipynb #5p108001
 def _ties(store: FeatureStore, keys: str) -> tuple[int, tuple[str, ...]] | None:
     """How many times rows share their keys, and the first of them."""
     query = f"SELECT {keys}, count(*) OVER () AS times FROM {FEATURE_ROWS} GROUP BY {keys} HAVING count(*) > 1 ORDER BY {keys} LIMIT 1"
     found = store.wh._connection.execute(f"SELECT times, [COLUMNS(* EXCLUDE times)::VARCHAR] FROM ({query})").fetchall()
     return (found[0][0], tuple(part for parts in found[0][1:] for part in parts)) if found else None
 
-
+# %% ../../nbs/library/features/08_view_rows.ipynb #5p108002
 def difference(store: FeatureStore, view: FeatureView) -> str:
     """How the columns of the staged rows differ from those of the view's table, as a sentence; '': not at all. One that holds nothing may be of any type."""
     run = store.wh._connection.execute
