@@ -346,6 +346,105 @@ def test_a_redis_that_goes_away_and_comes_back(wh, tmp_path, monkeypatch):
         assert set(online_reader(online, ["lasting"]).read([(key,) for key in range(400)]).rows) == {(1, 1)}
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_redis_that_lost_what_was_put_is_not_noted_as_pushed(wh, tmp_path, monkeypatch, restarted):
+    port = free_port()
+    command = [program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
+    view, store = some_facts(wh, "forgotten", 1), FeatureStore(wh)
+    monkeypatch.setattr(pushing, "_BATCH", 100)
+    online = RedisStore(f"redis://127.0.0.1:{port}")
+    with contextlib.ExitStack() as servers:
+        process, batches = servers.enter_context(running(command, port)), []
+
+        def lose_after_two(count):
+            batches.append(count)
+            if len(batches) == 2 and restarted:
+                process.kill()
+                process.wait()
+                servers.enter_context(running(command, port))
+            elif len(batches) == 2:
+                online._client.flushall()
+
+        with pytest.raises(NotPushed, match=r"has lost what this push noted.*Push again"):
+            push(store, view, Paused(online, lose_after_two))
+        with pytest.raises(NotPushed):
+            online_reader(online, ["forgotten"])
+        assert push(store, view, online).written == 400
+        assert set(online_reader(online, ["forgotten"]).read([(key,) for key in range(400)]).rows) == {(1, 1)}
+        online.close()
+
+
+# pushes that overlap, and what a stream has put
+
+
+class Between:
+    """An online store that calls somebody once, before a batch is put, or before rows are taken out."""
+
+    def __init__(self, online, call, of):
+        self._online, self._calls, self._of = online, [call], of
+
+    def _call(self, of):
+        if of == self._of and self._calls:
+            self._calls.pop()()
+
+    def write(self, rows, until):
+        self._call("write")
+        return self._online.write(rows, until)
+
+    def sweep(self, place, keep, until):
+        self._call("sweep")
+        return self._online.sweep(place, keep, until)
+
+    def __getattr__(self, name):
+        return getattr(self._online, name)
+
+
+@pytest.mark.parametrize("of", ["write", "sweep"])
+@pytest.mark.parametrize("changed", [True, False])
+def test_an_older_push_undoes_nothing_of_a_newer_one(tmp_path, online, of, changed):
+    late = "TIMESTAMPTZ '2013-07-01 13:00:00Z'"
+    rows = "FROM range({}) AS r(key), (SELECT TIMESTAMPTZ '2013-07-01 12:00:00Z' AS known_at)"
+    view = FeatureView("raced", "key", "known_at", "FROM raw.raced", timedelta(days=100_000))
+    with open_warehouse(make_workspace(tmp_path)) as wh, open_warehouse(make_workspace(tmp_path)) as other:
+        wh.publish("raw.raced", f"SELECT key, known_at, 1 AS value {rows.format(3)}")
+        materialize(FeatureStore(wh), view)
+
+        def push_newer():
+            if changed:
+                other.publish("raw.raced", f"SELECT key, known_at, 2 AS value {rows.format(3)} UNION ALL SELECT key, {late}, 3 {rows.format(5)} WHERE key > 1")
+                materialize(FeatureStore(other), view)
+            push(FeatureStore(other), view, online)
+
+        done = push(FeatureStore(wh), view, Between(online, push_newer, of))
+    assert online_reader(online, ["raced"]).read([(key,) for key in range(6)]).rows == ([(2,), (2,), (3,), (3,), (3,), (None,)] if changed else [(1,)] * 3 + [(None,)] * 3)
+    assert done.entities == held_online(online, "raced")[-1].entities == (5 if changed else 3)
+    online.drop(held_online(online, "raced")[-1].layout.place)
+
+
+def test_a_push_that_cannot_see_the_newer_state_says_so(tmp_path):
+    online = EmbeddedStore(tmp_path / "online")
+    with open_warehouse(make_workspace(tmp_path)) as wh:
+        store, view = FeatureStore(wh), some_facts(wh, "stuck", 1, keys=3)
+
+        def push_from_elsewhere():
+            (held,) = held_online(online)
+            pushing._note(online, replace(held, push="another", state=held.state + 100))
+
+        with pytest.raises(NotPushed, match="Let the other end"):
+            push(store, view, Between(online, push_from_elsewhere, "sweep"))
+        assert push(store, view, online).entities == 3 and held_online(online)[0].pushed_at  # one that begins afterwards is not held up
+        online.close()
+
+
+def test_what_is_past_its_ttl_is_counted(tmp_path, wh):
+    view = replace(some_facts(wh, "aged", 1, keys=3), ttl=timedelta(hours=1))
+    materialize(FeatureStore(wh), view)
+    with contextlib.closing(EmbeddedStore(tmp_path)) as online:
+        assert push(FeatureStore(wh), view, online, at=START + timedelta(hours=1)).expired == 0
+        done = push(FeatureStore(wh), view, online, at=START + timedelta(hours=1, microseconds=1))
+    assert done.expired == 3 and "3 past their `ttl`" in repr(done)
+
+
 def test_a_connection_that_is_cut_in_the_middle_of_an_answer(wh, redis):
     view, store = some_facts(wh, "cut", 1), FeatureStore(wh)
     address, password = redis
@@ -402,7 +501,7 @@ def test_the_command_pushes(tmp_path):
     done = run("facts", "--json")
     assert done.returncode == 0, done.stderr
     (said,) = json.loads(done.stdout)
-    assert (said["view"], said["entities"], said["written"]) == ("facts", 3, 3)
+    assert (said["view"], said["entities"], said["written"], said["expired"]) == ("facts", 3, 3, 0)
     assert "No view says `online=True`" in run().stdout
     lost = run("lastin")
     assert lost.returncode == 1
