@@ -20,7 +20,15 @@ from support.soak import SOAK, soak
 from support.workspaces import fill, make_workspace, small_disk
 
 from ml_notebooks.data.warehouse import open_warehouse
-from ml_notebooks.errors import BadRequest, BadTime, DiskFull, NotPushed, OnlineUnavailable
+from ml_notebooks.errors import (
+    BadOnDemand,
+    BadRequest,
+    BadTime,
+    DiskFull,
+    NotPushed,
+    NotServable,
+    OnlineUnavailable,
+)
 from ml_notebooks.features import push as pushing
 from ml_notebooks.features.instants import microseconds
 from ml_notebooks.features.materialize import materialize
@@ -39,7 +47,9 @@ from ml_notebooks.features.online import (
 from ml_notebooks.features.online_rows import Layout
 from ml_notebooks.features.online_store import is_before, takes_place
 from ml_notebooks.features.point_in_time import point_in_time_query
+from ml_notebooks.features.skew import find_skew
 from ml_notebooks.features.store import FeatureStore
+from ml_notebooks.features.training_set import find_training_set, training_set
 from ml_notebooks.features.view import FeatureView
 from ml_notebooks.workspace import find_workspace
 
@@ -525,6 +535,64 @@ def test_a_fork_while_threads_read_is_told_and_the_parent_reads_on(tmp_path):
         assert list(online.read([LAYOUT.key((7,))])) == [row]
     assert online._env.info()["num_readers"] < 10
     online.close()
+
+
+# what a model was trained on
+
+
+ONE_ROW = "SELECT 1 AS k, TIMESTAMPTZ '2013-07-01 11:00:00Z' AS known_at, "
+
+
+@pytest.mark.parametrize(
+    ("asked", "columns", "words"),
+    [
+        ("s", "0 AS a, 6.0::DOUBLE AS x, 5.0::DOUBLE AS v", ""),  # another column is there, and the order is another
+        ("s", "'five' AS v, 6.0::DOUBLE AS x", "Column `v` .* `v` was DOUBLE and is VARCHAR.*Train again"),
+        ("s", "6.0::DOUBLE AS x", "Column `v` .* `v` is gone"),
+        ("s:x", "'five' AS v, 6.0::DOUBLE AS x", ""),
+        ("s:x", "5.0::DOUBLE AS v", "Column `x` .* `x` is gone"),
+    ],
+)
+@pytest.mark.parametrize("recalled", [False, True])
+def test_a_model_is_served_the_columns_that_it_was_trained_on_or_nothing(tmp_path, asked, columns, words, recalled):
+    view = FeatureView("s", "k", "known_at", "FROM clean.s", age=True)
+    with open_warehouse(make_workspace(tmp_path)) as wh, contextlib.closing(EmbeddedStore(tmp_path / "online")) as online:
+        store = FeatureStore(wh)
+
+        def put(columns):
+            wh.publish("clean.s", ONE_ROW + columns)
+            materialize(store, view)
+            push(store, view, online, at=START)
+
+        put("5.0::DOUBLE AS v, 6.0::DOUBLE AS x")
+        made = training_set(store, "features.ts", "SELECT 1 AS k, TIMESTAMPTZ '2013-07-01 12:00:00Z' AS asked_at", [asked])
+        assert find_training_set(store, "features.ts") == made
+        old = online_reader(online, made)
+        assert old.columns == made.columns[2:] and old.read([(1,)], START).rows == [wh.table("features.ts").fetchall()[0][2:]]
+        put(columns)
+        with pytest.raises(NotPushed, match=r"as this reader reads it, of the view `s` is not online. The version is there with other columns: .*Make a new reader"):
+            old.read([(1,)], START)
+        if words:
+            with pytest.raises(NotServable, match=words):
+                online_reader(online, find_training_set(store, "features.ts") if recalled else made)
+        else:
+            reader = online_reader(online, find_training_set(store, "features.ts") if recalled else made)
+            assert reader.columns == made.columns[2:] and reader.read([(1,)], START).rows == [wh.table("features.ts").fetchall()[0][2:]]
+        older = replace(made, features=None)  # of books that do not say: all that is there is read
+        assert "s_age" in online_reader(online, older).columns
+
+
+def test_a_training_set_of_on_demand_features_alone_is_served(tmp_path):
+    twice = OnDemand("twice", {"x": float}, lambda x: x * 2)
+    log = RequestLog(str(tmp_path / "log"))
+    with open_warehouse(make_workspace(tmp_path)) as wh, contextlib.closing(EmbeddedStore(tmp_path / "online")) as online:
+        made = training_set(FeatureStore(wh), "features.od", "SELECT 2.0::DOUBLE AS x, TIMESTAMPTZ '2013-07-01 12:00:00Z' AS asked_at", [twice])
+        reader = online_reader(online, made, log=log, on_demand=[twice])
+        assert reader.read({"x": 3.0}, START).to_dict() == {"twice": [6.0]} and reader.read([{"x": 1.0}, {"x": None}]).rows == [(2.0,), (None,)] and reader.read([]).rows == []
+        with pytest.raises(BadOnDemand):
+            reader.read([(3.0,)])
+        skew = find_skew(FeatureStore(wh), logged_requests(str(tmp_path / "log")), [twice])
+        assert skew.answers == {("twice", twice.version): 3} and not skew.differences
 
 
 # what is no request
