@@ -21,6 +21,7 @@ from support.workspaces import fill, make_workspace, small_disk
 
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import (
+    BadEntity,
     BadOnDemand,
     BadRequest,
     BadTime,
@@ -128,6 +129,20 @@ def test_two_entities_share_a_key_only_when_they_are_one(entities):
     types, first, second = entities
     layout = Layout("v", "0" * 12, {f"k{number}": kind for number, kind in enumerate(types)}, {}, 1)
     assert (layout.key(first) == layout.key(second)) == (first == second)
+
+
+@pytest.mark.parametrize(("kind", "value"), [("DATE", datetime(2013, 7, 1, 12)), ("DATE", datetime(2013, 7, 1)), ("DATE", pd.Timestamp(2013, 7, 1)), ("TIMESTAMP", datetime(2013, 7, 1).date())])
+def test_a_day_is_no_instant_and_an_instant_no_day(kind, value):
+    with pytest.raises(BadEntity):
+        Layout("v", "0" * 12, {"key": kind}, {}, 1).key((value,))
+
+
+def test_entities_that_only_nanoseconds_tell_apart_are_not_served(tmp_path, wh):
+    wh.publish("raw.nanos", "SELECT make_timestamp_ns(1372680000000000000 + i) AS key, TIMESTAMPTZ '2013-07-01 12:00:00Z' AS known_at, i AS a FROM range(2) AS r(i)")
+    view, store = FeatureView("nanos", "key", "known_at", "FROM raw.nanos"), FeatureStore(wh)
+    materialize(store, view)
+    with contextlib.closing(EmbeddedStore(tmp_path)) as online, pytest.raises(NotServable, match="TIMESTAMP_NS"):
+        push(store, view, online)
 
 
 # what the join answers

@@ -143,8 +143,8 @@ def push(
     """Put the latest row of each entity online.
 
     Raises `UnknownFeature`, `UnknownTable` for a view that is not materialised, `StaleFeatures` for one that is in another version, `NotServable` for a column
-    that cannot be kept, `NotPushed` where the store lost what was put or a push from a newer state that is not seen here has begun, `BadTime`, `OnlineUnavailable`, and those of a disk or a store
-    that is full. Whatever was put before stays, and the next push puts the rest.
+    that cannot be kept, `NotPushed` where the store lost what was put or a push from a newer state that is not seen here has begun, `BadTime`, `OnlineUnavailable`,
+    and those of a disk or a store that is full. Whatever was put before stays, and the next push puts the rest.
     """
     view = store.view(view) if isinstance(view, str) else view
     _computed_until(store, view)  # before one that is refused is registered
@@ -213,7 +213,7 @@ def _overtaken(online: OnlineStore, layout: Layout, begun: tuple[str, int]) -> b
     """Whether another push has begun meanwhile. Raises `NotPushed` where no note is there any more."""
     there = _noted(online, layout)
     if there is None:
-        found = "The store has lost what this push noted when it began, and rows with it: it was emptied, or started again without them, or the version was taken offline or put anew meanwhile."
+        found = "The store has lost what this push noted when it began, and rows with it: it was emptied or started again, or the version was taken offline or put anew."
         raise NotPushed(layout.view, layout.version, found, f"Push again: `mlnb features push {layout.view}`.")
     return there.begun != begun
 

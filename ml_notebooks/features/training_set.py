@@ -121,8 +121,8 @@ def training_set(
             question, versions = replace(question, snapshot=newest_snapshot(store.wh._connection)), table_versions(store.wh._connection)
             rows = stage_answer(store, question, stage_spine(store, question), _FINISHED, lasting=known is not None)
             made_of, computed = ({one.name: one.version for one in those} for those in (views, on_demand))
-            made = TrainingSet(table, 0, (), at, label, "", made_of, _read(store, question, versions), _answers(store, views, at), on_demand=computed, features=_joined(store, views, only))
-            made = _described(store, made, rows)
+            made = TrainingSet(table, 0, (), at, label, "", made_of, _read(store, question, versions), _answers(store, views, at), on_demand=computed)
+            made = _described(store, replace(made, features=_joined(store, views, only)), rows)
         keep_on_demand(store, *on_demand)
         if known is not None:
             with _explained(store, table):
@@ -227,8 +227,7 @@ def _publish(store: FeatureStore, made: TrainingSet, rows: str) -> TrainingSet:
     said = [json.dumps(each) for each in (made.views, made.tables, {view: vars(counts) for view, counts in made.answers.items()}, made.on_demand, made.features)]
     with _one_thread(store), store.wh.transaction(f"training set {made.table}"):
         store.wh.publish(made.table, Staged(rows))
-        line = (made.table, made.digest, made.rows, list(made.columns), made.at, made.label, *said, *signature())
-        keep_lines(store.wh, TRAINING_SETS, _FIELDS, [line])
+        keep_lines(store.wh, TRAINING_SETS, _FIELDS, [(made.table, made.digest, made.rows, list(made.columns), made.at, made.label, *said, *signature())])
         if made.certificate:
             keep_certificate(store, made.certificate, made.views)
     return made
@@ -246,5 +245,5 @@ def find_training_set(store: FeatureStore, table: str) -> TrainingSet:
     if table not in found:
         raise UnknownTrainingSet(table, found)
     digest, rows, columns, at, label, views, tables, answers, computed, joined = found[table]
-    counted = {view: Answers(**counts) for view, counts in json.loads(answers).items()}
-    return TrainingSet(table, rows, tuple(columns), at, label, digest, json.loads(views), json.loads(tables), counted, on_demand=json.loads(computed or "{}"), features=json.loads(joined or "null"))
+    counted, joined = {view: Answers(**counts) for view, counts in json.loads(answers).items()}, json.loads(joined or "null")
+    return TrainingSet(table, rows, tuple(columns), at, label, digest, json.loads(views), json.loads(tables), counted, on_demand=json.loads(computed or "{}"), features=joined)
