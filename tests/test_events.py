@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.servers import redis_server
 from support.soak import SOAK, soak
 from support.workspaces import make_workspace
 
@@ -18,6 +19,7 @@ from ml_notebooks.errors import BadData
 from ml_notebooks.features.events import Windowed, fold, ingest_events
 from ml_notebooks.features.instants import microseconds
 from ml_notebooks.features.materialize import materialize
+from ml_notebooks.features.online import RedisStore, online_reader
 from ml_notebooks.features.online_store import EmbeddedStore
 from ml_notebooks.features.push import held_online, push
 from ml_notebooks.features.rolling import last
@@ -188,6 +190,35 @@ def test_a_window_begins_with_what_the_warehouse_has_and_a_stream_may_pause(wh, 
     for count, row in zip((4, 8), served, strict=True):
         wh.publish("clean.begun", pa.Table.from_pylist(events[:count], SCHEMA))
         assert all(map(alike, row, batch_rows(wh, definition)["EWR",][1:]))
+
+
+@pytest.mark.parametrize("stored", ["embedded", "redis"])
+def test_a_push_leaves_events_alone_that_the_warehouse_may_still_lack(wh, tmp_path, stored):
+    with contextlib.ExitStack() as rest:
+        if stored == "redis":
+            port, password = rest.enter_context(redis_server(tmp_path))
+            online = RedisStore(f"redis://127.0.0.1:{port}/0", password)
+        else:
+            online = EmbeddedStore(tmp_path)
+        rest.callback(online.close)
+        store, now = FeatureStore(wh), datetime.now(timezone.utc)
+        wh.publish("clean.slow", "SELECT 'EWR' AS origin, 1 AS event, now() - INTERVAL 30 MINUTE AS known_at, 10.0::DOUBLE AS delay")
+        slow = Windowed("slow", "origin", "known_at", "event", "clean.slow", last(1, "hours", delay=("mean", "count")), late=timedelta(hours=2))
+        materialize(store, slow.view)
+        push(store, slow.view, online)
+        event = {"origin": "EWR", "event": 2, "known_at": now - timedelta(minutes=10), "delay": 20.0}
+        ingest_events(wh, online, slow, [event, event | {"origin": "JFK"}])
+        materialize(store, slow.view, since="last")  # neither has come to the warehouse yet
+        assert (done := push(store, slow.view, online)).written == done.taken_out == 0
+        reader = online_reader(online, ["slow"])
+        assert reader.read([("EWR",), ("JFK",)]).rows == [(15.0, 2), (20.0, 1)]
+        prompt = replace(slow, late=timedelta(0))  # says that the table has all
+        materialize(store, prompt.view)
+        push(store, prompt.view, online)
+        ingest_events(wh, online, prompt, [event, event | {"origin": "JFK"}])
+        materialize(store, prompt.view)
+        push(store, prompt.view, online)
+        assert online_reader(online, ["slow"]).read([("EWR",), ("JFK",)]).rows == [(10.0, 1), (None, None)]
 
 
 @pytest.mark.parametrize(

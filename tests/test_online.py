@@ -20,7 +20,16 @@ from support.soak import SOAK, soak
 from support.workspaces import fill, make_workspace, small_disk
 
 from ml_notebooks.data.warehouse import open_warehouse
-from ml_notebooks.errors import BadRequest, BadTime, DiskFull, NotPushed, OnlineUnavailable
+from ml_notebooks.errors import (
+    BadEntity,
+    BadOnDemand,
+    BadRequest,
+    BadTime,
+    DiskFull,
+    NotPushed,
+    NotServable,
+    OnlineUnavailable,
+)
 from ml_notebooks.features import push as pushing
 from ml_notebooks.features.instants import microseconds
 from ml_notebooks.features.materialize import materialize
@@ -39,7 +48,9 @@ from ml_notebooks.features.online import (
 from ml_notebooks.features.online_rows import Layout
 from ml_notebooks.features.online_store import is_before, takes_place
 from ml_notebooks.features.point_in_time import point_in_time_query
+from ml_notebooks.features.skew import find_skew
 from ml_notebooks.features.store import FeatureStore
+from ml_notebooks.features.training_set import find_training_set, training_set
 from ml_notebooks.features.view import FeatureView
 from ml_notebooks.workspace import find_workspace
 
@@ -118,6 +129,20 @@ def test_two_entities_share_a_key_only_when_they_are_one(entities):
     types, first, second = entities
     layout = Layout("v", "0" * 12, {f"k{number}": kind for number, kind in enumerate(types)}, {}, 1)
     assert (layout.key(first) == layout.key(second)) == (first == second)
+
+
+@pytest.mark.parametrize(("kind", "value"), [("DATE", datetime(2013, 7, 1, 12)), ("DATE", datetime(2013, 7, 1)), ("DATE", pd.Timestamp(2013, 7, 1)), ("TIMESTAMP", datetime(2013, 7, 1).date())])
+def test_a_day_is_no_instant_and_an_instant_no_day(kind, value):
+    with pytest.raises(BadEntity):
+        Layout("v", "0" * 12, {"key": kind}, {}, 1).key((value,))
+
+
+def test_entities_that_only_nanoseconds_tell_apart_are_not_served(tmp_path, wh):
+    wh.publish("raw.nanos", "SELECT make_timestamp_ns(1372680000000000000 + i) AS key, TIMESTAMPTZ '2013-07-01 12:00:00Z' AS known_at, i AS a FROM range(2) AS r(i)")
+    view, store = FeatureView("nanos", "key", "known_at", "FROM raw.nanos"), FeatureStore(wh)
+    materialize(store, view)
+    with contextlib.closing(EmbeddedStore(tmp_path)) as online, pytest.raises(NotServable, match="TIMESTAMP_NS"):
+        push(store, view, online)
 
 
 # what the join answers
@@ -346,6 +371,105 @@ def test_a_redis_that_goes_away_and_comes_back(wh, tmp_path, monkeypatch):
         assert set(online_reader(online, ["lasting"]).read([(key,) for key in range(400)]).rows) == {(1, 1)}
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_redis_that_lost_what_was_put_is_not_noted_as_pushed(wh, tmp_path, monkeypatch, restarted):
+    port = free_port()
+    command = [program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
+    view, store = some_facts(wh, "forgotten", 1), FeatureStore(wh)
+    monkeypatch.setattr(pushing, "_BATCH", 100)
+    online = RedisStore(f"redis://127.0.0.1:{port}")
+    with contextlib.ExitStack() as servers:
+        process, batches = servers.enter_context(running(command, port)), []
+
+        def lose_after_two(count):
+            batches.append(count)
+            if len(batches) == 2 and restarted:
+                process.kill()
+                process.wait()
+                servers.enter_context(running(command, port))
+            elif len(batches) == 2:
+                online._client.flushall()
+
+        with pytest.raises(NotPushed, match=r"has lost what this push noted.*Push again"):
+            push(store, view, Paused(online, lose_after_two))
+        with pytest.raises(NotPushed):
+            online_reader(online, ["forgotten"])
+        assert push(store, view, online).written == 400
+        assert set(online_reader(online, ["forgotten"]).read([(key,) for key in range(400)]).rows) == {(1, 1)}
+        online.close()
+
+
+# pushes that overlap, and what a stream has put
+
+
+class Between:
+    """An online store that calls somebody once, before a batch is put, or before rows are taken out."""
+
+    def __init__(self, online, call, of):
+        self._online, self._calls, self._of = online, [call], of
+
+    def _call(self, of):
+        if of == self._of and self._calls:
+            self._calls.pop()()
+
+    def write(self, rows, until):
+        self._call("write")
+        return self._online.write(rows, until)
+
+    def sweep(self, place, keep, until):
+        self._call("sweep")
+        return self._online.sweep(place, keep, until)
+
+    def __getattr__(self, name):
+        return getattr(self._online, name)
+
+
+@pytest.mark.parametrize("of", ["write", "sweep"])
+@pytest.mark.parametrize("changed", [True, False])
+def test_an_older_push_undoes_nothing_of_a_newer_one(tmp_path, online, of, changed):
+    late = "TIMESTAMPTZ '2013-07-01 13:00:00Z'"
+    rows = "FROM range({}) AS r(key), (SELECT TIMESTAMPTZ '2013-07-01 12:00:00Z' AS known_at)"
+    view = FeatureView("raced", "key", "known_at", "FROM raw.raced", timedelta(days=100_000))
+    with open_warehouse(make_workspace(tmp_path)) as wh, open_warehouse(make_workspace(tmp_path)) as other:
+        wh.publish("raw.raced", f"SELECT key, known_at, 1 AS value {rows.format(3)}")
+        materialize(FeatureStore(wh), view)
+
+        def push_newer():
+            if changed:
+                other.publish("raw.raced", f"SELECT key, known_at, 2 AS value {rows.format(3)} UNION ALL SELECT key, {late}, 3 {rows.format(5)} WHERE key > 1")
+                materialize(FeatureStore(other), view)
+            push(FeatureStore(other), view, online)
+
+        done = push(FeatureStore(wh), view, Between(online, push_newer, of))
+    assert online_reader(online, ["raced"]).read([(key,) for key in range(6)]).rows == ([(2,), (2,), (3,), (3,), (3,), (None,)] if changed else [(1,)] * 3 + [(None,)] * 3)
+    assert done.entities == held_online(online, "raced")[-1].entities == (5 if changed else 3)
+    online.drop(held_online(online, "raced")[-1].layout.place)
+
+
+def test_a_push_that_cannot_see_the_newer_state_says_so(tmp_path):
+    online = EmbeddedStore(tmp_path / "online")
+    with open_warehouse(make_workspace(tmp_path)) as wh:
+        store, view = FeatureStore(wh), some_facts(wh, "stuck", 1, keys=3)
+
+        def push_from_elsewhere():
+            (held,) = held_online(online)
+            pushing._note(online, replace(held, push="another", state=held.state + 100))
+
+        with pytest.raises(NotPushed, match="Let the other end"):
+            push(store, view, Between(online, push_from_elsewhere, "sweep"))
+        assert push(store, view, online).entities == 3 and held_online(online)[0].pushed_at  # one that begins afterwards is not held up
+        online.close()
+
+
+def test_what_is_past_its_ttl_is_counted(tmp_path, wh):
+    view = replace(some_facts(wh, "aged", 1, keys=3), ttl=timedelta(hours=1))
+    materialize(FeatureStore(wh), view)
+    with contextlib.closing(EmbeddedStore(tmp_path)) as online:
+        assert push(FeatureStore(wh), view, online, at=START + timedelta(hours=1)).expired == 0
+        done = push(FeatureStore(wh), view, online, at=START + timedelta(hours=1, microseconds=1))
+    assert done.expired == 3 and "3 past their `ttl`" in repr(done)
+
+
 def test_a_connection_that_is_cut_in_the_middle_of_an_answer(wh, redis):
     view, store = some_facts(wh, "cut", 1), FeatureStore(wh)
     address, password = redis
@@ -402,7 +526,7 @@ def test_the_command_pushes(tmp_path):
     done = run("facts", "--json")
     assert done.returncode == 0, done.stderr
     (said,) = json.loads(done.stdout)
-    assert (said["view"], said["entities"], said["written"]) == ("facts", 3, 3)
+    assert (said["view"], said["entities"], said["written"], said["expired"]) == ("facts", 3, 3, 0)
     assert "No view says `online=True`" in run().stdout
     lost = run("lastin")
     assert lost.returncode == 1
@@ -426,6 +550,64 @@ def test_a_fork_while_threads_read_is_told_and_the_parent_reads_on(tmp_path):
         assert list(online.read([LAYOUT.key((7,))])) == [row]
     assert online._env.info()["num_readers"] < 10
     online.close()
+
+
+# what a model was trained on
+
+
+ONE_ROW = "SELECT 1 AS k, TIMESTAMPTZ '2013-07-01 11:00:00Z' AS known_at, "
+
+
+@pytest.mark.parametrize(
+    ("asked", "columns", "words"),
+    [
+        ("s", "0 AS a, 6.0::DOUBLE AS x, 5.0::DOUBLE AS v", ""),  # another column is there, and the order is another
+        ("s", "'five' AS v, 6.0::DOUBLE AS x", "Column `v` .* `v` was DOUBLE and is VARCHAR.*Train again"),
+        ("s", "6.0::DOUBLE AS x", "Column `v` .* `v` is gone"),
+        ("s:x", "'five' AS v, 6.0::DOUBLE AS x", ""),
+        ("s:x", "5.0::DOUBLE AS v", "Column `x` .* `x` is gone"),
+    ],
+)
+@pytest.mark.parametrize("recalled", [False, True])
+def test_a_model_is_served_the_columns_that_it_was_trained_on_or_nothing(tmp_path, asked, columns, words, recalled):
+    view = FeatureView("s", "k", "known_at", "FROM clean.s", age=True)
+    with open_warehouse(make_workspace(tmp_path)) as wh, contextlib.closing(EmbeddedStore(tmp_path / "online")) as online:
+        store = FeatureStore(wh)
+
+        def put(columns):
+            wh.publish("clean.s", ONE_ROW + columns)
+            materialize(store, view)
+            push(store, view, online, at=START)
+
+        put("5.0::DOUBLE AS v, 6.0::DOUBLE AS x")
+        made = training_set(store, "features.ts", "SELECT 1 AS k, TIMESTAMPTZ '2013-07-01 12:00:00Z' AS asked_at", [asked])
+        assert find_training_set(store, "features.ts") == made
+        old = online_reader(online, made)
+        assert old.columns == made.columns[2:] and old.read([(1,)], START).rows == [wh.table("features.ts").fetchall()[0][2:]]
+        put(columns)
+        with pytest.raises(NotPushed, match=r"as this reader reads it, of the view `s` is not online. The version is there with other columns: .*Make a new reader"):
+            old.read([(1,)], START)
+        if words:
+            with pytest.raises(NotServable, match=words):
+                online_reader(online, find_training_set(store, "features.ts") if recalled else made)
+        else:
+            reader = online_reader(online, find_training_set(store, "features.ts") if recalled else made)
+            assert reader.columns == made.columns[2:] and reader.read([(1,)], START).rows == [wh.table("features.ts").fetchall()[0][2:]]
+        older = replace(made, features=None)  # of books that do not say: all that is there is read
+        assert "s_age" in online_reader(online, older).columns
+
+
+def test_a_training_set_of_on_demand_features_alone_is_served(tmp_path):
+    twice = OnDemand("twice", {"x": float}, lambda x: x * 2)
+    log = RequestLog(str(tmp_path / "log"))
+    with open_warehouse(make_workspace(tmp_path)) as wh, contextlib.closing(EmbeddedStore(tmp_path / "online")) as online:
+        made = training_set(FeatureStore(wh), "features.od", "SELECT 2.0::DOUBLE AS x, TIMESTAMPTZ '2013-07-01 12:00:00Z' AS asked_at", [twice])
+        reader = online_reader(online, made, log=log, on_demand=[twice])
+        assert reader.read({"x": 3.0}, START).to_dict() == {"twice": [6.0]} and reader.read([{"x": 1.0}, {"x": None}]).rows == [(2.0,), (None,)] and reader.read([]).rows == []
+        with pytest.raises(BadOnDemand):
+            reader.read([(3.0,)])
+        skew = find_skew(FeatureStore(wh), logged_requests(str(tmp_path / "log")), [twice])
+        assert skew.answers == {("twice", twice.version): 3} and not skew.differences
 
 
 # what is no request

@@ -112,6 +112,59 @@ def test_what_was_streamed_in_order_is_what_the_batch_says_of_each_instant(store
     assert not skew.differences and skew.answers["delays", windows.view.version] == 72
 
 
+@pytest.fixture
+def served(store, tmp_path):
+    """Put rows of a view online and ask for them; what was logged."""
+    online, log = EmbeddedStore(tmp_path / "online"), RequestLog(tmp_path / "log")
+
+    def serve(*views, at=NOON, known=NOON):
+        for view in views:
+            materialize(store, view)
+            push(store, view, online, at=known)
+        online_reader(online, [view.name for view in views], log=log).read([(1,), (2,)], at=at)
+        return list(logged_requests(tmp_path / "log"))
+
+    yield serve
+    online.close()
+
+
+def test_a_served_column_that_offline_lacks_now_is_told(store, served):
+    rows = "SELECT 1 AS k, TIMESTAMPTZ '2013-07-01 11:00:00Z' AS known_at, "
+    store.wh.publish("clean.a", rows + "5 AS v, 6 AS b_x, NULL::INTEGER AS nothing")
+    store.wh.publish("clean.ab", rows + "7 AS x, 8 AS y")
+    short, long = FeatureView("a", "k", "known_at", "FROM clean.a"), FeatureView("a_b", "k", "known_at", "SELECT k, known_at, y FROM clean.ab")
+    requests = served(short, long)
+    assert not find_skew(store, requests).differences  # `a_b_x` is of `a`
+    store.wh.publish("clean.a", rows + "5 AS v, 6 AS b_x")
+    materialize(store, short)
+    assert not find_skew(store, requests).differences  # no value was given
+    store.wh.publish("clean.a", rows + "6 AS b_x")
+    materialize(store, short)
+    (one,) = (skew := find_skew(store, requests)).differences
+    assert (one.view, one.entity, one.feature, one.online, one.offline, one.kind) == ("a", {"k": 1}, "v", 5, None, "lacking")
+    assert list(skew.by_view()["lacking"]) == [1, 0]
+
+
+def test_a_version_that_is_registered_and_not_computed_does_not_end_the_check(store, served):
+    store.wh.publish("clean.a", "SELECT 1 AS k, TIMESTAMPTZ '2013-07-01 11:00:00Z' AS known_at, 5 AS v")
+    view = FeatureView("a", "k", "known_at", "FROM clean.a")
+    requests = served(view)
+    store.register(replace(view, ttl=timedelta(minutes=10)))
+    for one in (store, FeatureStore(store.wh)):  # as known in this program, and as the books have it
+        skew = find_skew(one, requests)
+        assert skew.answers == {("a", view.version): 2} and not skew.not_compared and not skew.differences
+    materialize(store, replace(view, ttl=timedelta(minutes=10)))
+    assert not find_skew(store, requests).answers
+
+
+def test_a_row_whose_instant_had_not_come_is_ahead(store, served):
+    rows = "SELECT 1 AS k, TIMESTAMPTZ '2013-07-01 {}:00Z' AS known_at, TIMESTAMPTZ '2013-07-01 {}:00Z' AS written_at, {} AS v"
+    store.wh.publish("clean.a", f"{rows.format('11:00', '11:00', 5)} UNION ALL {rows.format('11:30', '12:30', 6)}")
+    view = FeatureView("a", "k", "known_at", "FROM clean.a", created="written_at")
+    (one,) = find_skew(store, served(view, known=NOON + timedelta(hours=1))).differences
+    assert (one.kind, one.online, one.offline) == ("ahead", None, 5)
+
+
 def test_a_view_that_the_warehouse_does_not_know_is_named(store, tmp_path):
     view = FeatureView("gone", "origin", "known_at", "SELECT 'EWR' AS origin, TIMESTAMPTZ '2013-07-01 12:00:00Z' AS known_at, 1 AS value")
     materialize(store, view)

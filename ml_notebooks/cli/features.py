@@ -179,10 +179,10 @@ def push_features(
         store, online = FeatureStore(wh), open_online(wh.workspace)
         done, left_out = push_each(store, names or online_names(store), online)
         online.close()
-    columns = ["view", "version", "entities", "written", "taken_out", "until"]
+    columns = ["view", "version", "entities", "written", "taken_out", "expired", "until"]
     rows = done if json else [one | {"until": f"{one['until']:%Y-%m-%d %H:%M}"} for one in done]
     empty = "Nothing was pushed." if left_out else "No view says `online=True`. Name one: `mlnb features push VIEW`."
-    print_rows(rows, [*columns, "seconds"] if json else columns, json, empty=empty, right=("entities", "written", "taken_out"), spare=("version", "taken_out"))
+    print_rows(rows, [*columns, "seconds"] if json else columns, json, empty=empty, right=("entities", "written", "taken_out", "expired"), spare=("version", "taken_out", "expired"))
     for name, why in left_out.items():
         print(f"mlnb: `{name}` was left out: {why}", file=sys.stderr)
     if left_out:

@@ -24,6 +24,7 @@ from ml_notebooks.errors import (
     MissingEntity,
     MLNotebooksError,
     NotPushed,
+    NotServable,
     UnknownFeature,
 )
 from .instants import check_instant, instant_of, microseconds
@@ -112,14 +113,14 @@ def _status(stamp: tuple[int, int] | None, asked: int, ttl: int) -> Status:
 class _View:
     """What a reader knows of one view."""
 
-    def __init__(self, layout: Layout, features: Sequence[str]):  # among them `age`, where it is wanted
+    def __init__(self, layout: Layout, features: Sequence[str]):  # in the order of their columns; `age`, where it is wanted, comes last
         self.layout, self.age = layout, "age" in features and "age" not in layout.features
-        wanted = [name for name in layout.features if name in features]
+        wanted = [name for name in features if name in layout.features]
         self.columns = tuple(f"{layout.view}_{name}" for name in [*wanted, *(["age"] if self.age else [])])
         self._blank = (None,) * len(self.columns)
         places = [list(layout.features).index(name) + 3 for name in wanted]  # after the two instants and the flag
         self._pick: Callable[[tuple[Any, ...]], tuple[Any, ...]] = itemgetter(*places) if len(places) > 1 else lambda fields: tuple(fields[place] for place in places)
-        if len(wanted) == len(layout.features):
+        if wanted == list(layout.features):
             self._pick = itemgetter(slice(3, None))
 
     def keys(self, entities: Entities, names: Sequence[str]) -> list[bytes]:  # the names of the values, where entities are sequences
@@ -223,7 +224,7 @@ class Reader:
         found = self.online.read(keys) if keys else []
         if None in found:
             self._check_there()
-        rows: list[tuple[Any, ...]] = []
+        rows: list[tuple[Any, ...]] = [()] * count  # where on-demand features are read alone
         stamps = {}
         for number, view in enumerate(self._views):
             values, stamps[view.layout.view] = view.answers(found[number * count : (number + 1) * count], asked)
@@ -246,8 +247,16 @@ class Reader:
         for view, note in zip(self._views, notes, strict=True):
             if note is None:
                 name = view.layout.view
+                self._check_columns(view.layout)
                 do = "Put it there again, or make a new reader for the version that is."
                 raise NotPushed(name, view.layout.version, not_pushed(name, "", held_online(self.online, name)).found, do)
+
+    def _check_columns(self, layout: Layout) -> None:
+        """Raises `NotPushed` when a version is there, with other columns than this reader reads."""
+        there = [one.layout for one in held_online(self.online, layout.view) if one.layout.version == layout.version and one.pushed_at]
+        if there:
+            found = f"The version is there with other columns: {_difference({**layout.entity, **_types(layout)}, {**there[-1].entity, **_types(there[-1])})}."
+            raise NotPushed(layout.view, f"{layout.version}, as this reader reads it,", found, "Make a new reader.")
 
     def __repr__(self) -> str:
         return f"Reader({', '.join(f'{view} {version}' for view, version in self.versions.items())}: {len(self.columns)} columns)"
@@ -285,40 +294,34 @@ def _check_on_demand(made: TrainingSet, on_demand: Sequence[OnDemand]) -> None:
 # %% ../../nbs/library/features/23_online.ipynb #3e0389ed
 def online_reader(
     online: OnlineStore,
-    features: str | Sequence[str] | TrainingSet,  # `view` or `view:feature`; or what a model was trained on
+    features: str | Sequence[str] | TrainingSet,  # `view` or `view:feature`; or what a model was trained on: what was joined, not what the spine or `finish` gave
     versions: Mapping[str, str] | None = None,  # view -> version; default that of the training set, else the last pushed
     log: RequestLog | None = None,  # to which every read is appended
     on_demand: Sequence[OnDemand] = (),  # computed from what is read and what the request holds, in this order
 ) -> Reader:
-    """What reads these features. Raises `NotPushed` for a version that is not online, `UnknownFeature`, `BadOnDemand` and `OnlineUnavailable`."""
-    if isinstance(features, TrainingSet):
-        _check_on_demand(features, on_demand)
-        versions, features = {**features.views, **(versions or {})}, list(features.views)
+    """What reads these features.
+
+    Raises `NotPushed` for a version that is not online, `NotServable` where a feature that a training set was made with is not online as it was then, `UnknownFeature`,
+    `BadOnDemand` and `OnlineUnavailable`.
+    """
+    trained: dict[str, Mapping[str, str]] = {}
+    made = features if isinstance(features, TrainingSet) else None
+    if made is not None:
+        _check_on_demand(made, on_demand)
+        trained = {view: types for view, types in (made.features or {}).items() if (versions or {}).get(view, made.views[view]) == made.views[view]}
+        versions, features = {**made.views, **(versions or {})}, list(made.views)
     held = held_online(online)
     layouts: dict[str, Layout] = {}
     wanted: dict[str, list[str]] = {}
     for one in as_names(features):
         view, _, feature = one.partition(":")
-        layout = layouts[view] = layouts.get(view) or _layout(held, view, (versions or {}).get(view, ""))
-        known = [*layout.features, *(["age"] if layout.age else [])]
+        layout = layouts[view] = layouts.get(view) or _layout(held, view, (versions or {}).get(view, ""), trained.get(view, {}), made.table if made else "")
+        known = list(trained.get(view, _types(layout)))
         if feature and feature not in known:
             raise UnknownFeature(one, [f"{view}:{name}" for name in known])
         wanted.setdefault(view, []).extend([feature] if feature else known)
-    return Reader(online, list(layouts.values()), wanted, log, on_demand)
-
-
-def _layout(held: list[Held], view: str, version: str) -> Layout:
-    """The layout of a version that is online; of the last pushed, where none is named."""
-    names = {one.layout.view for one in held}
-    if names and view not in names and not version:
-        raise UnknownFeature(view, names)
-    there = [one for one in held if one.layout.view == view]
-    complete = [one.layout for one in there if one.pushed_at and version in ("", one.layout.version)]
-    if not complete:
-        do = "" if not version else f"While its table still holds that version, `mlnb features push {view}` puts it there; otherwise train again with the version that is."
-        error = not_pushed(view, version, there)
-        raise NotPushed(view, version, error.found, do)
-    return complete[-1]
+    ordered = {view: trained[view] if view in trained else [name for name in _types(layouts[view]) if name in names] for view, names in wanted.items()}
+    return Reader(online, list(layouts.values()), {view: list(names) for view, names in ordered.items()}, log, on_demand)
 
 
 def online_features(
@@ -332,3 +335,38 @@ def online_features(
     Raises what `online_reader` and `Reader.read` raise.
     """
     return online_reader(online, features).read(entities, at)
+
+# %% ../../nbs/library/features/23_online.ipynb #049abf31
+def _types(layout: Layout) -> dict[str, str]:
+    """The features that a layout gives, and their types."""
+    return {**layout.features, **({"age": "BIGINT"} if layout.age else {})}
+
+
+def _difference(had: Mapping[str, str], has: Mapping[str, str]) -> str:
+    """What differs of columns and their types; of the same in another order, that."""
+    gone = [f"`{name}` is gone" for name in had if name not in has]
+    other = [f"`{name}` was {kind} and is {has[name]}" for name, kind in had.items() if has.get(name, kind) != kind]
+    return ", ".join([*gone, *other, *(f"`{name}` is new" for name in has if name not in had)]) or "they are in another order"
+
+
+def _fits(layout: Layout, trained: Mapping[str, str]) -> bool:
+    return all(_types(layout).get(name) == kind for name, kind in trained.items())
+
+
+def _layout(held: list[Held], view: str, version: str, trained: Mapping[str, str], table: str) -> Layout:
+    """The layout of a version that is online; of the last pushed, where none is named. Raises `NotServable` for one without the features that a training set was made with."""
+    names = {one.layout.view for one in held}
+    if names and view not in names and not version:
+        raise UnknownFeature(view, names)
+    there = [one for one in held if one.layout.view == view]
+    complete = [one.layout for one in there if one.pushed_at and version in ("", one.layout.version)]
+    if not complete:
+        do = "" if not version else f"While its table still holds that version, `mlnb features push {view}` puts it there; otherwise train again with the version that is."
+        error = not_pushed(view, version, there)
+        raise NotPushed(view, version, error.found, do)
+    if not (fitting := [one for one in complete if _fits(one, trained)]):
+        is_there = _types(complete[-1])
+        column = next(name for name, kind in trained.items() if is_there.get(name) != kind)
+        found = f"`{table}` was made with other columns under version {version}: {_difference(trained, is_there)}."
+        raise NotServable(view, column, found, "Train again with what is online, or bring back the columns of then, compute the view and push it.")
+    return fitting[-1]

@@ -160,13 +160,15 @@ def _key_kind(layout: Layout, key: str) -> Kind:
     kind = _kind(layout.view, key, layout.entity[key])
     if kind.of not in _KEYS:
         raise NotServable(layout.view, key, f"Its type is {layout.entity[key]}.", "Let the entity be a number without fractions, a text, a time or a UUID.")
+    if layout.entity[key] == "TIMESTAMP_NS":
+        raise NotServable(layout.view, key, "Its type is TIMESTAMP_NS.", "Cast it to TIMESTAMP, where microseconds tell the entities apart, or make a text or a number of it.")
     return kind
 
 
 def _part(layout: Layout, key: str, value: Any) -> bytes:
     """One value of an entity as bytes. Raises `BadEntity`."""
     kind = _key_kind(layout, key)
-    if isinstance(value, bool) is not (kind.of is bool):
+    if isinstance(value, bool) is not (kind.of is bool) or (kind.of is date and isinstance(value, datetime)):
         raise BadEntity(layout.view, key, value, layout.entity[key])
     try:
         value = operator.index(value) if kind.of is int else value

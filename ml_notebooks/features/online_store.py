@@ -149,10 +149,10 @@ class EmbeddedStore:
 
     def __init__(
         self,
-        folder: Path,  # made when it is not there
+        folder: Path | str,  # made when it is not there
         size: int = _SIZE,  # bytes that its rows may take
     ):
-        self.folder, self.size = folder, size
+        self.folder, self.size = Path(folder), size
         self._environment: lmdb.Environment | None = None
         _stores.add(self)
 

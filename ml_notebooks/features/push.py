@@ -8,6 +8,7 @@ __all__ = ['EVENTS', 'Held', 'held_online', 'take_offline', 'not_pushed', 'lates
 # %% ../../nbs/library/features/21_push.ipynb #a070866c
 import json
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -17,8 +18,8 @@ from ..data.warehouse import Warehouse
 from ..errors import NotPushed
 from .increments import computed_until
 from .instants import check_instant, microseconds
-from .online_rows import Layout, layout_of
-from .online_store import OnlineStore
+from .online_rows import Layout, layout_of, stamp_of
+from .online_store import NOTE, OnlineStore
 from .store import FeatureStore
 from .view import FeatureView
 
@@ -35,13 +36,24 @@ class Held:
     until: str = ""  # rows that became known before had been computed then, in UTC
     entities: int = 0  # that the last push found
     number: int = 0  # of the last push that was completed, counted for each view
+    push: str = ""  # the push that began last
+    state: int = -1  # the snapshot of the warehouse that it reads
+
+    @property
+    def begun(self) -> tuple[str, int]:
+        """The push that began last, and the snapshot that it reads."""
+        return self.push, self.state
 
 
 def held_online(online: OnlineStore, view: str = "") -> list[Held]:  # of a view; default of all
     """What an online store holds, the last pushed last. Raises `OnlineUnavailable`."""
-    said = [json.loads(text) for text in online.notes().values()]
-    held = [Held(**one | {"layout": Layout(**one["layout"])}) for one in said]
+    held = [_held(text) for text in online.notes().values()]
     return sorted((one for one in held if view in ("", one.layout.view)), key=lambda one: (one.number, one.pushed_at))
+
+
+def _held(text: str) -> Held:
+    said = json.loads(text)
+    return Held(**said | {"layout": Layout(**said["layout"])})
 
 
 def take_offline(
@@ -111,14 +123,16 @@ class Push:
     entities: int  # that were found in the table
     written: int  # rows that were put, because they are new or differ
     taken_out: int  # rows that the table holds no more
+    expired: int  # of the entities, those whose row is older than the view's `ttl` by now: they are online, and are not answered with
     until: datetime  # rows that became known before had been computed
     seconds: float
 
     def __repr__(self) -> str:
-        more = f", {self.taken_out:,} taken out" if self.taken_out else ""
+        counts = [("taken out", self.taken_out), ("past their `ttl`", self.expired)]
+        more = "".join(f", {count:,} {name}" for name, count in counts if count)
         return f"Push({self.view} {self.version}: {self.written:,} of {self.entities:,} rows written{more})"
 
-
+# %% ../../nbs/library/features/21_push.ipynb #c80bd959
 def push(
     store: FeatureStore,
     view: FeatureView | str,  # materialised
@@ -129,7 +143,8 @@ def push(
     """Put the latest row of each entity online.
 
     Raises `UnknownFeature`, `UnknownTable` for a view that is not materialised, `StaleFeatures` for one that is in another version, `NotServable` for a column
-    that cannot be kept, `BadTime`, `OnlineUnavailable`, and those of a disk or a store that is full. Whatever was put before stays, and the next push puts the rest.
+    that cannot be kept, `NotPushed` where the store lost what was put or a push from a newer state that is not seen here has begun, `BadTime`, `OnlineUnavailable`,
+    and those of a disk or a store that is full. Whatever was put before stays, and the next push puts the rest.
     """
     view = store.view(view) if isinstance(view, str) else view
     _computed_until(store, view)  # before one that is refused is registered
@@ -137,22 +152,72 @@ def push(
     began, at = time.monotonic(), at or datetime.now(timezone.utc)
     for instant in filter(None, (since, at)):
         check_instant(instant)
-    with store.wh.at(store.wh.version(view.table)) as wh:
-        until = min(_computed_until(FeatureStore(wh), view), at)
-        layout = layout_of(wh, view)
-        if all(one.layout != layout for one in held_online(online, view.name)):
-            _note(online, Held(layout))
-        keys: set[bytes] = set()
-        written = 0
+    token, turns = uuid.uuid4().hex, list[Push]()
+    while True:
+        alone, done = _turn(store, view, online, since, at, token, again=bool(turns))
+        turns.append(done)
+        if alone:
+            sums = {name: sum(getattr(one, name) for one in turns) for name in ("written", "taken_out")}
+            return replace(done, **sums, seconds=time.monotonic() - began)
+
+# %% ../../nbs/library/features/21_push.ipynb #bbb53590
+def _turn(
+    store: FeatureStore,
+    view: FeatureView,
+    online: OnlineStore,
+    since: datetime | None,
+    at: datetime,
+    token: str,  # of the push
+    again: bool,  # whether it took a turn before
+) -> tuple[bool, Push]:  # whether no other push began meanwhile, and what was done
+    """Put the latest rows from the newest state of the warehouse, and note it; where another push has begun, end before. Raises `NotPushed`."""
+    state, written, taken_out, expired = store.wh.version(view.table), 0, 0, 0
+    keys: set[bytes] = set()
+    with store.wh.at(state) as wh:
+        until, layout = min(computed := _computed_until(FeatureStore(wh), view), at), layout_of(wh, view)
+        settled, oldest = microseconds(min(computed - view.late, at)), microseconds(at) - layout.ttl
+        begun = _begin(online, Held(layout, push=token, state=state), again)
         for rows in _packed(wh, layout, latest_rows(view, layout, at, since)):
-            written += online.write(rows, microseconds(until))
+            written += online.write(rows, settled)
             keys.update(key for key, _ in rows)
-    taken_out = 0 if since else online.sweep(layout.place, keys, microseconds(until))
-    if not since:
-        _complete(online, Held(layout, datetime.now(timezone.utc).isoformat(timespec="milliseconds"), until.isoformat(), len(keys)))
-    return Push(view.name, view.version, len(keys), written, taken_out, until, time.monotonic() - began)
+            expired += sum(stamp_of(row)[0] < oldest for _, row in rows)
+            if _overtaken(online, layout, begun):
+                break
+    if not since and not _overtaken(online, layout, begun):
+        taken_out = online.sweep(layout.place, keys, settled)
+    alone = not _overtaken(online, layout, begun)
+    if alone and not since:
+        push, state = begun
+        _complete(online, Held(layout, datetime.now(timezone.utc).isoformat(timespec="milliseconds"), until.isoformat(), len(keys), push=push, state=state))
+    return alone, Push(view.name, view.version, len(keys), written, taken_out, expired, until, 0.0)
+
+# %% ../../nbs/library/features/21_push.ipynb #7b302e86
+def _begin(online: OnlineStore, mine: Held, again: bool) -> tuple[str, int]:
+    """Note that a push begins; which one is the last that began: where it begins again, another that reads the same. Raises `NotPushed`."""
+    there = _noted(online, mine.layout)
+    if again and there and there.state > mine.state:
+        found = f"Another push of it reads snapshot {there.state} of the warehouse, and this one sees none that is newer than {mine.state}."
+        raise NotPushed(mine.layout.view, mine.layout.version, found, "Let the other end; what it puts is newer.")
+    if again and there and there.state == mine.state:
+        return there.begun
+    _note(online, replace(there or mine, push=mine.push, state=mine.state))
+    return mine.begun
 
 
+def _noted(online: OnlineStore, layout: Layout) -> Held | None:
+    (text,) = online.read([NOTE + layout.place.encode()])
+    return _held(text.decode()) if text else None
+
+
+def _overtaken(online: OnlineStore, layout: Layout, begun: tuple[str, int]) -> bool:
+    """Whether another push has begun meanwhile. Raises `NotPushed` where no note is there any more."""
+    there = _noted(online, layout)
+    if there is None:
+        found = "The store has lost what this push noted when it began, and rows with it: it was emptied or started again, or the version was taken offline or put anew."
+        raise NotPushed(layout.view, layout.version, found, f"Push again: `mlnb features push {layout.view}`.")
+    return there.begun != begun
+
+# %% ../../nbs/library/features/21_push.ipynb #3899d40d
 def _computed_until(store: FeatureStore, view: FeatureView) -> datetime:
     """Up to where the table's rows are computed. Raises `UnknownTable` and `StaleFeatures`."""
     store.wh.table(view.table)
@@ -164,9 +229,9 @@ def _note(online: OnlineStore, held: Held) -> None:
 
 
 def _complete(online: OnlineStore, done: Held) -> None:
-    """Note a push of all entities, and drop the rows of the same version whose columns had other types."""
+    """Note a push of all entities, and drop the rows of the same version whose columns had other types; not those that a push from a newer state has just begun to put."""
     held = held_online(online, done.layout.view)
     _note(online, replace(done, number=1 + max((one.number for one in held), default=0)))
     for one in held:
-        if one.layout.version == done.layout.version and one.layout != done.layout:
+        if one.layout.version == done.layout.version and one.layout != done.layout and (one.pushed_at or one.state <= done.state):
             online.drop(one.layout.place)

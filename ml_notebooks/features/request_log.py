@@ -65,10 +65,10 @@ class RequestLog:
 
     def __init__(
         self,
-        folder: Path,  # made when it is not there
+        folder: Path | str,  # made when it is not there
         size: int = _SIZE,  # bytes after which another file begins
     ):
-        self.folder, self.size = folder, size
+        self.folder, self.size = Path(folder), size
         self._lock, self._file, self._owner, self._written = threading.Lock(), -1, 0, 0
 
     def append(self, request: Request) -> None:
@@ -112,12 +112,12 @@ _MEND = "Take it out, or bring the file back from a copy: no reader writes such 
 
 
 def logged_requests(
-    folder: Path,
+    folder: Path | str,
     since: datetime | None = None,  # asked from then on
 ) -> Iterator[Request]:
     """The requests that a log holds, file by file. Raises `BadTime`, and `BadSource` for a line that is none."""
     first = NEVER if since is None else microseconds(check_instant(since))
-    for file in sorted(folder.glob("*.jsonl")):
+    for file in sorted(Path(folder).glob("*.jsonl")):
         with file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n"):  # its writer was killed

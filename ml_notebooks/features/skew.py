@@ -8,7 +8,7 @@ __all__ = ['Kind', 'Difference', 'Skew', 'find_skew']
 # %% ../../nbs/library/features/26_skew.ipynb #8e87c834
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import islice
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from ..data.catalog import identifier
 from ..errors import BadOnDemand, BadView, UnknownFeature
 from .events import text_of
-from .increments import held_versions
+from .increments import increments_of
 from .instants import MICROSECOND, instant_of
 from .on_demand import OnDemand, compute, find_on_demand, plain_value
 from .point_in_time import feature_columns, point_in_time_query
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% ../../nbs/library/features/26_skew.ipynb #6d4ac6eb
+_Key = tuple[str, str]  # name and version
+
+
 @dataclass(frozen=True)
 class _Asked:
     """What one view, or on-demand feature, was asked about one entity, and what was answered."""
@@ -38,9 +41,10 @@ class _Asked:
     answers: Mapping[str, Any]  # column -> value, of all views and on-demand features
     facts: dict[str, Any]  # column -> its value in the request, or offline, as far as it was compared
     known: int | None = None  # when the row that was online became known, in microseconds; None: there was none
+    ahead: bool = False  # whether that row was known, or written, later than was asked
+    columns: Mapping[str, set[_Key]] = field(default_factory=dict)  # of the answers, those that bear the view's name -> all of whom they may be
 
 
-_Key = tuple[str, str]  # name and version
 _Questions = dict[_Key, list[_Asked]]  # what they were asked
 
 
@@ -53,10 +57,17 @@ def _questions(requests: Iterable[Request]) -> tuple[_Questions, dict[tuple[_Key
         facts = [{column: values[place] for column, values in request.given.items()} for place in range(len(entities))]
         lines = [_Asked(request.asked, *line) for line in zip(entities, answers, facts, strict=True)]
         for view, version in request.versions.items():
-            stamps = (stamp[0] if stamp else None for stamp in request.stamps[view])
-            views.setdefault((view, version), []).extend(replace(line, known=known) for line, known in zip(lines, stamps, strict=True))
+            columns, stamps = _columns_of(request, view), ((stamp[0], max(stamp) > request.asked) if stamp else (None, False) for stamp in request.stamps[view])
+            views.setdefault((view, version), []).extend(replace(line, known=known, ahead=ahead, columns=columns) for line, (known, ahead) in zip(lines, stamps, strict=True))
         on_demand.setdefault(tuple(request.on_demand.items()), []).extend(lines)
     return views, on_demand
+
+
+def _columns_of(request: Request, view: str) -> dict[str, set[_Key]]:
+    """The columns of a request that bear a view's name, and no longer one of another; with the views and on-demand features of whom each may be."""
+    named = (*request.versions.items(), *request.on_demand.items())
+    owners = {column: {key for key in named if f"{column}_".startswith(f"{key[0]}_")} for column in request.columns}
+    return {column: keys for column, keys in owners.items() if keys and max((name for name, _ in keys), key=len) == view}
 
 # %% ../../nbs/library/features/26_skew.ipynb #dc5101de
 _ROWS = "asked_rows"
@@ -82,7 +93,7 @@ def _known_offline(store: FeatureStore, view: FeatureView, asked: Sequence[_Aske
         store.wh._connection.unregister(_ROWS)
 
 # %% ../../nbs/library/features/26_skew.ipynb #47eee2d8
-Kind = Literal["missing", "expired", "late", "differs", "unknown", "input"]
+Kind = Literal["missing", "expired", "late", "differs", "unknown", "ahead", "lacking", "input"]
 _KINDS = get_args(Kind)
 
 
@@ -108,15 +119,18 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _kind(view: FeatureView, asked: int, online: int | None, offline: int | None) -> Kind:
+def _kind(view: FeatureView, asked: _Asked, offline: int | None) -> Kind:
     """Why answers differ, from the instants of the rows."""
+    online = asked.known
     if online is None:
         return "missing"
+    if asked.ahead:
+        return "ahead"
     if offline is None or online > offline:
         return "unknown"
     if online == offline:
         return "differs"
-    return "expired" if asked - online > view.ttl // MICROSECOND else "late"
+    return "expired" if asked.asked - online > view.ttl // MICROSECOND else "late"
 
 # %% ../../nbs/library/features/26_skew.ipynb #33f2ef84
 _SHOWN = 20  # differences that a page shows
@@ -145,7 +159,8 @@ class Skew:
         ]
         for (view, version), (held, count) in self.not_compared.items():
             lacks = self.lacking.get((view, version))
-            why = f"`{lacks}` is neither in the log nor known offline" if lacks else f"offline is {f'version {held}' if held else 'no version'}"
+            there = "its definition cannot be had here" if held == version else f"offline is {f'version {held}' if held else 'no version'}"
+            why = f"`{lacks}` is neither in the log nor known offline" if lacks else there
             note = f"{count:,} answers not compared: {why}"
             lines.append({"view": view, "version": version, "compared": 0, "skewed": 0, **dict.fromkeys(_KINDS, 0), "note": note})
         return pd.DataFrame(lines, columns=["view", "version", "compared", "skewed", *_KINDS, "note"])
@@ -183,10 +198,12 @@ def find_skew(
     while some := list(islice(rest, _CHUNK)):
         count += len(some)
         views, demands = _questions(some)
-        for (name, version), asked in views.items():
-            view = _as_asked(store, name, version)
-            (answers if view else not_compared)[name, version] += len(asked)
-            differences += _differences(store, view, asked) if view else []
+        held = {key: view for key in views if (view := _as_asked(store, *key))}
+        for key, asked in views.items():
+            (answers if key in held else not_compared)[key] += len(asked)
+            differences += _differences(store, held[key], asked) if key in held else []
+        for key, view in held.items():
+            differences += _gone(view, views[key], held)
         for named, asked in demands.items():
             known = {key: one for key in named if (one := _as_computed(store, *key, on_demand))}
             left = dict.fromkeys(named, asked)
@@ -195,21 +212,22 @@ def find_skew(
                 differences += _on_demand_differences(known[key], able)
             not_compared.update({key: len(lines) for key, lines in left.items()})
             lacking |= {key: _lacks(known[key], lines[0]) for key, lines in left.items() if lines and key in known}
-    held = {key: (_held(store, key[0]), number) for key, number in not_compared.items() if number}
-    return Skew(count, {key: number for key, number in answers.items() if number}, tuple(differences), held, lacking)
+    left_out = {key: (_held(store, key[0]), number) for key, number in not_compared.items() if number}
+    return Skew(count, {key: number for key, number in answers.items() if number}, tuple(differences), left_out, lacking)
 
 
 def _held(store: FeatureStore, view: str) -> str:
     """The version of a view whose rows the warehouse holds; none: ''."""
-    try:
-        return held_versions(store, store.view(view))[view]
-    except (UnknownFeature, BadView):  # it is not on record, or its function is not to be had here
-        return ""
+    done = increments_of(store, view)
+    return done[-1].version if done else ""
 
 
 def _as_asked(store: FeatureStore, name: str, version: str) -> FeatureView | None:
     """The view in the version that was asked, where its rows are still held."""
-    return store.view(name) if _held(store, name) == version == store.view(name).version else None
+    try:
+        return store.view(name, version) if _held(store, name) == version else None
+    except (UnknownFeature, BadView):  # it is not on record, or its function is not to be had here
+        return None
 
 # %% ../../nbs/library/features/26_skew.ipynb #7db39898
 def _differences(store: FeatureStore, view: FeatureView, asked: Sequence[_Asked]) -> Iterator[Difference]:
@@ -217,13 +235,22 @@ def _differences(store: FeatureStore, view: FeatureView, asked: Sequence[_Asked]
     features = [feature for feature in known if any(f"{view.name}_{feature}" in one.answers for one in asked)]
     for one, (offline, *values) in zip(asked, _known_offline(store, view, asked, features), strict=True):
         about = (instant_of(one.known) if one.known is not None else None, instant_of(offline) if offline is not None else None)
+        entity = {key: one.entity[key] for key in view.entity}
         for feature, value in zip(features, values, strict=True):
             column = f"{view.name}_{feature}"
             one.facts[column] = value
             if column in one.answers and not _same(one.answers[column], plain(value)):
-                kind = _kind(view, one.asked, one.known, offline)
-                entity = {key: one.entity[key] for key in view.entity}
+                kind = _kind(view, one, offline)
                 yield Difference(view.name, view.version, entity, instant_of(one.asked), feature, one.answers[column], plain(value), kind, *about)
+
+
+def _gone(view: FeatureView, asked: Sequence[_Asked], compared: Collection[_Key]) -> Iterator[Difference]:
+    """What was given of a view and is no feature of it, nor of another that was compared and may bear that name."""
+    for one in asked:
+        for column, owners in one.columns.items():
+            if one.answers[column] is not None and column not in one.facts and owners <= {*compared}:
+                entity, known = {key: one.entity[key] for key in view.entity}, instant_of(one.known) if one.known is not None else None
+                yield Difference(view.name, view.version, entity, instant_of(one.asked), column.removeprefix(f"{view.name}_"), one.answers[column], None, "lacking", known, None)
 
 # %% ../../nbs/library/features/26_skew.ipynb #a461131a
 def _as_computed(store: FeatureStore, name: str, version: str, on_demand: Sequence[OnDemand]) -> OnDemand | None:

@@ -8,7 +8,7 @@ __all__ = ['TRAINING_SETS', 'Answers', 'TrainingSet', 'training_set', 'digest_of
 # %% ../../nbs/library/features/15_training_set.ipynb #31782874
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -69,6 +69,7 @@ class TrainingSet:
     answers: Mapping[str, Answers] = field(default_factory=dict)  # view -> how many questions it answered
     certificate: Certificate | None = None  # what was found when it was searched for the future; None: it was not
     on_demand: Mapping[str, str] = field(default_factory=dict)  # on-demand features -> version
+    features: Mapping[str, Mapping[str, str]] | None = None  # view -> the features that were joined of it -> their types; None: an older book does not say
 
     def __repr__(self) -> str:
         return f"TrainingSet({self.table}: {self.rows:,} rows, {len(self.columns)} columns, {len(self.views)} views, {self.digest})"
@@ -124,7 +125,7 @@ def training_set(
             rows = stage_answer(store, question, stage_spine(store, question), _FINISHED, lasting=known is not None)
             made_of, computed = ({one.name: one.version for one in those} for those in (views, on_demand))
             made = TrainingSet(table, 0, (), at, label, "", made_of, _read(store, question, versions), _answers(store, views, at), on_demand=computed)
-            made = _described(store, made, rows)
+            made = _described(store, replace(made, features=_joined(store, views, only)), rows)
         if known is not None:
             with _explained(store, table):
                 made = replace(made, certificate=certify(store, question, table, made.digest, rows, known, versions, cuts))
@@ -169,6 +170,16 @@ def _read(store: FeatureStore, question: Question, versions: Mapping[str, int]) 
     return {table: -1 if table in store.wh._changed else versions[table] for table in sorted(read & {*versions, *store.wh._changed})}
 
 # %% ../../nbs/library/features/15_training_set.ipynb #2781c9f1
+def _joined(store: FeatureStore, views: Sequence[FeatureView], only: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
+    """View -> the features that are joined of it, in the order of their columns, and their types."""
+    found = {}
+    for view in views:
+        rows = store.wh.sql(f"FROM {view.table}")
+        types = {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True) if name not in view.keys} | ({"age": "BIGINT"} if view.age else {})
+        found[view.name] = {name: kind for name, kind in types.items() if name in only.get(view.name, types)}
+    return found
+
+
 def _answers(store: FeatureStore, views: Sequence[FeatureView], at: str) -> dict[str, Answers]:
     asked, counts = identifier(at), ["count(*)"]
     for view in views:
@@ -182,7 +193,7 @@ def _answers(store: FeatureStore, views: Sequence[FeatureView], at: str) -> dict
 # %% ../../nbs/library/features/15_training_set.ipynb #fa93527c
 TRAINING_SETS = "ops.training_sets"
 _FIELDS = (
-    "training_set VARCHAR, digest VARCHAR, rows BIGINT, columns VARCHAR[], asked_at VARCHAR, label VARCHAR, views JSON, tables JSON, answers JSON, on_demand JSON, "
+    "training_set VARCHAR, digest VARCHAR, rows BIGINT, columns VARCHAR[], asked_at VARCHAR, label VARCHAR, views JSON, tables JSON, answers JSON, on_demand JSON, features JSON, "
     "made_at TIMESTAMPTZ, made_by VARCHAR, run VARCHAR"
 )
 
@@ -216,12 +227,11 @@ def _one_thread(store: FeatureStore) -> Iterator[None]:
 
 def _publish(store: FeatureStore, made: TrainingSet, on_demand: Sequence[OnDemand], rows: str) -> TrainingSet:
     """Publish the finished rows and write down what went into them."""
-    said = [json.dumps(each) for each in (made.views, made.tables, {view: vars(counts) for view, counts in made.answers.items()}, made.on_demand)]
+    said = [json.dumps(each) for each in (made.views, made.tables, {view: vars(counts) for view, counts in made.answers.items()}, made.on_demand, made.features)]
     with _one_thread(store), store.wh.transaction(f"training set {made.table}"):
         keep_on_demand(store, *on_demand)
         store.wh.publish(made.table, Staged(rows))
-        line = (made.table, made.digest, made.rows, list(made.columns), made.at, made.label, *said, *signature())
-        keep_lines(store.wh, TRAINING_SETS, _FIELDS, [line])
+        keep_lines(store.wh, TRAINING_SETS, _FIELDS, [(made.table, made.digest, made.rows, list(made.columns), made.at, made.label, *said, *signature())])
         if made.certificate:
             keep_certificate(store, made.certificate, made.views)
     return made
@@ -229,7 +239,7 @@ def _publish(store: FeatureStore, made: TrainingSet, on_demand: Sequence[OnDeman
 
 def _lines(store: FeatureStore) -> dict[str, tuple[Any, ...]]:
     """Of each training set what was written down last."""
-    fields = "training_set, digest, rows, columns, asked_at, label, views, tables, answers, on_demand"
+    fields = "training_set, digest, rows, columns, asked_at, label, views, tables, answers, on_demand, features"
     return {line[0]: line[1:] for line in lines_of(store.wh, TRAINING_SETS, fields)}
 
 
@@ -238,7 +248,7 @@ def find_training_set(store: FeatureStore, table: str) -> TrainingSet:
     found = _lines(store)
     if table not in found:
         raise UnknownTrainingSet(table, found)
-    digest, rows, columns, at, label, views, tables, answers, computed = found[table]
+    digest, rows, columns, at, label, views, tables, answers, computed, joined = found[table]
     counted = {view: Answers(**counts) for view, counts in json.loads(answers).items()}
-    paper = last_certificate(store, table, digest)
-    return TrainingSet(table, rows, tuple(columns), at, label, digest, json.loads(views), json.loads(tables), counted, paper, json.loads(computed or "{}"))
+    paper, asked = last_certificate(store, table, digest), (json.loads(computed or "{}"), json.loads(joined or "null"))
+    return TrainingSet(table, rows, tuple(columns), at, label, digest, json.loads(views), json.loads(tables), counted, paper, *asked)
