@@ -15,7 +15,7 @@ from support.soak import SOAK, soak
 from support.workspaces import make_workspace
 
 from ml_notebooks.data.warehouse import open_warehouse
-from ml_notebooks.errors import BadData
+from ml_notebooks.errors import BadData, BadTime
 from ml_notebooks.features.events import Windowed, fold, ingest_events
 from ml_notebooks.features.instants import microseconds
 from ml_notebooks.features.materialize import materialize
@@ -300,3 +300,10 @@ def test_columns_may_have_any_name(wh):
     assert rows[1, 1].features == {"fate_count_1h": 1, "value of it_mean_1h": 2.5}
     _, again = fold(wh, definition, events, lambda _: [rows[1, 1].kept])
     assert again == rows and wh.sql(definition.view.query).fetchall()[0][3:] == (1, 2.5)
+
+
+def test_a_clock_that_names_no_zone_is_refused(wh):
+    wh.publish("clean.zoneless", "SELECT 'a' AS who, now() AS at, 1 AS number, 0.5 AS value")
+    windows = Windowed("zoneless", "who", "at", "number", "clean.zoneless", last(1, "hours", value="mean"))
+    with pytest.raises(BadTime, match="names no time zone"):
+        fold(wh, windows, [], lambda *_: [], datetime(2013, 7, 1))

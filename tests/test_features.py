@@ -825,6 +825,8 @@ def test_a_view_does_not_fit_beside_another_version_of_what_it_was_computed_from
     for name in ("doubled", "again"):
         with pytest.raises(BadView, match=f"`{name}` .* computed from version {base.version} of `base`, and `features.base` holds {newer.version}"):
             check_inputs(FeatureStore(wh), store.view("base"), FeatureStore(wh).view(name))
+        with pytest.raises(BadView, match="holds"):
+            training_set(FeatureStore(wh), "features.unfit", "SELECT 'a' AS key, TIMESTAMPTZ '2013-01-02' AS asked_at", ["base", name])
     renewed = replace(doubled, reads=newer)
     materialize(store, renewed)
     check_inputs(store, renewed)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.catalog import as_names, identifier, is_table_name, quote
 from ..data.warehouse import Warehouse
 from ..errors import BadData, BadView, NaiveTime
-from .instants import MICROSECOND, instant_of, microseconds
+from .instants import MICROSECOND, check_instant, instant_of, microseconds
 from .online_rows import Layout, stamp_of
 from .online_store import OnlineStore
 from .push import EVENTS, Held, held_online, not_pushed
@@ -267,7 +267,7 @@ def fold(
 
     began, types = time.monotonic(), _types(wh, windows)
     try:
-        came = _read(wh, windows, types, events, now or datetime.now(timezone.utc))
+        came = _read(wh, windows, types, events, datetime.now(timezone.utc) if now is None else check_instant(now))
         refused = {number: why for number, why, *_ in came if why}
         ahead = tuple(number for number, why, ahead, *_ in came if ahead and not why)
         entities = {tuple(entity) for _, why, ahead, *entity in came if not (ahead or why)}
@@ -330,10 +330,10 @@ def ingest_events(
 ) -> Folded:
     """Fold events into the rows that are served, and say what became of each; given again, they change nothing.
 
-    Raises `NotPushed`, `BadView`, `NaiveTime`, `BadData` for what is no event and where an aggregate cannot be computed, and the online store's errors; nothing is then changed.
+    Raises `NotPushed`, `BadView`, `NaiveTime`, `BadTime`, `BadData` for what is no event and where an aggregate cannot be computed, and the online store's errors; nothing is then changed.
     """
     rows, kept = layouts = _layouts(online, windows.view)
-    events, now = as_events(windows, events), now or datetime.now(timezone.utc)
+    events, now = as_events(windows, events), datetime.now(timezone.utc) if now is None else check_instant(now)
     while True:
         seen: dict[bytes, bytes | None] = {}
         became, latest = fold(wh, windows, events, partial(_there, wh, online, windows, layouts, seen, now), now)

@@ -7,7 +7,7 @@ __all__ = ['MICROSECOND', 'microseconds', 'instant_of', 'check_instant']
 
 # %% ../../nbs/library/features/01_instants.ipynb #b527233c
 from datetime import datetime, timedelta, timezone
-from typing import Any, cast
+from typing import Any
 
 from ..errors import BadTime
 
@@ -29,6 +29,6 @@ def instant_of(microseconds: int) -> datetime:
 def check_instant(given: Any) -> datetime:
     """What was given as an instant. Raises `BadTime` for what is none."""
     if isinstance(given, datetime) and given.tzinfo is not None:
-        return cast(datetime, given)
+        return given
     why = "It names no time zone." if isinstance(given, datetime) else f"It is a {type(given).__name__}."
     raise BadTime(given, why, "Give a datetime with its time zone: `datetime(2013, 7, 1, 12, tzinfo=timezone.utc)`.")

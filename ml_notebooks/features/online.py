@@ -247,16 +247,9 @@ class Reader:
         for view, note in zip(self._views, notes, strict=True):
             if note is None:
                 name = view.layout.view
-                self._check_columns(view.layout)
+                _check_columns(self.online, view.layout)
                 do = "Put it there again, or make a new reader for the version that is."
                 raise NotPushed(name, view.layout.version, not_pushed(name, "", held_online(self.online, name)).found, do)
-
-    def _check_columns(self, layout: Layout) -> None:
-        """Raises `NotPushed` when a version is there, with other columns than this reader reads."""
-        there = [one.layout for one in held_online(self.online, layout.view) if one.layout.version == layout.version and one.pushed_at]
-        if there:
-            found = f"The version is there with other columns: {_difference({**layout.entity, **_types(layout)}, {**there[-1].entity, **_types(there[-1])})}."
-            raise NotPushed(layout.view, f"{layout.version}, as this reader reads it,", found, "Make a new reader.")
 
     def __repr__(self) -> str:
         return f"Reader({', '.join(f'{view} {version}' for view, version in self.versions.items())}: {len(self.columns)} columns)"
@@ -347,6 +340,14 @@ def _difference(had: Mapping[str, str], has: Mapping[str, str]) -> str:
     gone = [f"`{name}` is gone" for name in had if name not in has]
     other = [f"`{name}` was {kind} and is {has[name]}" for name, kind in had.items() if has.get(name, kind) != kind]
     return ", ".join([*gone, *other, *(f"`{name}` is new" for name in has if name not in had)]) or "they are in another order"
+
+
+def _check_columns(online: OnlineStore, layout: Layout) -> None:
+    """Raises `NotPushed` when a version is there, with other columns than a reader reads."""
+    there = [one.layout for one in held_online(online, layout.view) if one.layout.version == layout.version and one.pushed_at]
+    if there:
+        found = f"The version is there with other columns: {_difference({**layout.entity, **_types(layout)}, {**there[-1].entity, **_types(there[-1])})}."
+        raise NotPushed(layout.view, f"{layout.version}, as this reader reads it,", found, "Make a new reader.")
 
 
 def _fits(layout: Layout, trained: Mapping[str, str]) -> bool:

@@ -25,7 +25,7 @@ from ..data.warehouse import one_state
 from ..errors import BadData, StaleFeatures, UnknownFeature, UnknownTrainingSet
 from .books import keep_lines, lines_of, signature
 from .certificate import Certificate, certify, keep_certificate, last_certificate
-from .increments import computed_until, held_versions
+from .increments import check_inputs, computed_until, held_versions
 from .instants import check_instant
 from .on_demand import OnDemand, keep_on_demand
 from .point_in_time import is_alive
@@ -105,8 +105,8 @@ def training_set(
     """Join what was known, publish it, and write down what went into it, with a certificate where `known` is given.
 
     Raises `UnknownFeature`, `UnknownTable` for a view that is not materialised, `StaleFeatures` for one that is in another version, `InvalidTableName`,
-    `BadSpine`, `BadView` for columns of one name, `BadOnDemand`, `NaiveTime`, `BadTime` for cuts without a zone, `UnknownColumn` for one of `known`, and
-    `BadData` for a table that is there and no training set, for a certificate inside a transaction, and where DuckDB cannot run the spine or `finish`; the
+    `BadSpine`, `BadView` for columns of one name and for a view that is named and was computed from another version of one than is held, `BadOnDemand`,
+    `NaiveTime`, `BadTime` for cuts without a zone, `UnknownColumn` for one of `known`, and `BadData` for a table that is there and no training set, for a certificate inside a transaction, and where DuckDB cannot run the spine or `finish`; the
     warehouse is then as it was, but that views which were given are registered. A certificate that does not hold is issued too; `train` refuses it.
     """
     features, cuts = as_names(features), None if cuts is None else tuple(cuts)
@@ -115,12 +115,13 @@ def training_set(
     on_demand = tuple(one for one in features if isinstance(one, OnDemand))
     with one_state(store.wh):
         _check_asked(store, table, features, cuts or ())
-        _check_held(store, [one for one in features if isinstance(one, FeatureView)])  # before one that is refused is registered
+        _check_held(store, given := [one for one in features if isinstance(one, FeatureView)])  # before one that is refused is registered
     views, only = wanted_features(store, [one for one in features if not isinstance(one, OnDemand)])
     question = Question(spine, views, only, at, label, label_known, as_names(key), finish, on_demand)
     try:
         with one_state(store.wh), _explained(store, table):
             _check_held(store, views)
+            check_inputs(store, *(view for view in views if view not in given))
             question, versions = replace(question, snapshot=newest_snapshot(store.wh._connection)), table_versions(store.wh._connection)
             rows = stage_answer(store, question, stage_spine(store, question), _FINISHED, lasting=known is not None)
             made_of, computed = ({one.name: one.version for one in those} for those in (views, on_demand))
