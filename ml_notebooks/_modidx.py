@@ -3364,6 +3364,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'ml_notebooks/features/world.py'),
                                              'ml_notebooks.features.world._other': ( 'library/features/world.html#_other',
                                                                                      'ml_notebooks/features/world.py'),
+                                             'ml_notebooks.features.world._row_by_row': ( 'library/features/world.html#_row_by_row',
+                                                                                          'ml_notebooks/features/world.py'),
                                              'ml_notebooks.features.world._rows': ( 'library/features/world.html#_rows',
                                                                                     'ml_notebooks/features/world.py'),
                                              'ml_notebooks.features.world.check_known': ( 'library/features/world.html#check_known',
