@@ -6,7 +6,7 @@
 __all__ = ['SCHEMAS', 'extension_file', 'quote', 'identifier', 'as_names', 'same_keys', 'is_postgres', 'is_remote',
            'catalog_file', 'sealed_file', 'plain_file', 'is_encrypted', 'open_copy', 'exists', 'disk_folders',
            'kept_files', 'catalog_name', 'table_folder', 'table_files', 'attach_statement', 'extension_names',
-           'prepare_statements', 'make_sqlite_catalog', 'is_table_name', 'as_query', 'check_table_name']
+           'prepare_statements', 'make_sqlite_catalog', 'is_table_name', 'check_table_name']
 
 # %% ../../nbs/library/data/02_catalog.ipynb #b51c6fcb
 import hashlib
@@ -233,12 +233,6 @@ _TABLE_NAME = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 def is_table_name(text: str) -> bool:
     """Whether a text is of the form `schema.table`, and not, for example, a query."""
     return _TABLE_NAME.fullmatch(text) is not None
-
-
-def as_query(rows: str) -> str:
-    """The query that gives all rows of a table, when that is what is named; else the query itself, such that it can stand in brackets."""
-    query = rows.strip().removesuffix(";")
-    return f"FROM {query}" if is_table_name(query) else f"{query}\n" if "--" in query else query
 
 
 def check_table_name(table: str) -> str:

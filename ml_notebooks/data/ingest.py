@@ -18,8 +18,8 @@ import duckdb
 
 from .catalog import identifier, quote
 from .files import digest, read_file
-from .inspection import has_table
-from .intake import Intake, columns_of, table_columns, take_in_arrow
+from .inspection import has_table, table_columns
+from .intake import Intake, columns_of, take_in_arrow
 from .messages import explain_write
 from .modes import Mode, OnChange, Plan, check_plan, write_rows
 from .progress import progress
@@ -117,7 +117,7 @@ def watermark(wh: Warehouse, plan: Plan, source: str) -> str | None:
     marks = [mark for cursor, mark in _since_replaced(wh, plan, source, "cursor, watermark") if cursor == plan.cursor and mark is not None]
     if not marks:
         return None
-    kind = {name.lower(): kind for name, kind in table_columns(wh, plan.table).items()}.get(plan.cursor.lower())
+    kind = {name.lower(): kind for name, kind in table_columns(wh._connection, plan.table).items()}.get(plan.cursor.lower())
     if kind is None:
         return None
     query = f"SELECT least({quote(marks[0])}::{kind}, (SELECT max({identifier(plan.cursor)}) FROM lake.{plan.table}))::VARCHAR"
@@ -150,7 +150,7 @@ def _keep_books(intake: Intake, plan: Plan, source: str, files: Sequence[tuple[s
 # %% ../../nbs/library/data/22_ingest.ipynb #99c81474
 def _keep_rejects(intake: Intake, plan: Plan, files: Sequence[tuple[str, str]]) -> None:
     table = f"{plan.table}__rejects"
-    if not intake.rejected and not table_columns(intake.wh, table):
+    if not intake.rejected and not table_columns(intake.wh._connection, table):
         return
     fields = 'ingested_at TIMESTAMPTZ, file VARCHAR, line BIGINT, "column" VARCHAR, text VARCHAR, reason VARCHAR'
     intake.execute(f"CREATE TABLE IF NOT EXISTS lake.{table} ({fields})")
@@ -263,7 +263,7 @@ def _fresh(intake: Intake, files: list[tuple[str, str]], before: frozenset[tuple
 
 def _is_blank(intake: Intake, plan: Plan) -> bool:
     """Whether nothing can be known yet of the type of a table's cursor. Raises `BadIngest` where there are rows."""
-    if plan.cursor.lower() not in intake.untyped or table_columns(intake.wh, plan.table):
+    if plan.cursor.lower() not in intake.untyped or table_columns(intake.wh._connection, plan.table):
         return False
     if intake.written:
         raise BadIngest(plan.table, f"`{plan.cursor}` holds no value in any of {intake.written:,} rows.", "Choose another `cursor`, by which new rows can be told.")
@@ -271,7 +271,7 @@ def _is_blank(intake: Intake, plan: Plan) -> bool:
 
 
 def _version(wh: Warehouse, plan: Plan) -> int:
-    return -1 if wh._writing or not table_columns(wh, plan.table) else wh.version(plan.table)
+    return -1 if wh._writing or not table_columns(wh._connection, plan.table) else wh.version(plan.table)
 
 # %% ../../nbs/library/data/22_ingest.ipynb #acd8a52d
 def _check_first(wh: Warehouse, plan: Plan, source: str, files: list[tuple[str, str]]) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .catalog import check_table_name, identifier, quote, same_keys
-from .intake import Intake, columns_of, common_type, table_columns
+from .inspection import table_columns
+from .intake import Intake, columns_of, common_type
 from .staging import Staged
 from .warehouse import check_keys
 from ..errors import BadIngest, SchemaChanged
@@ -150,7 +151,7 @@ def _delete(intake: Intake, plan: Plan, rows: str) -> int:
 # %% ../../nbs/library/data/21_modes.ipynb #26768357
 def _increment(intake: Intake, plan: Plan, rows: str, exists: bool, mark: str | None) -> tuple[int, int, int]:
     cursor = identifier(plan.cursor)
-    kind = {name.lower(): kind for name, kind in table_columns(intake.wh, plan.table).items()}.get(plan.cursor.lower(), intake.columns[plan.cursor.lower()])
+    kind = {name.lower(): kind for name, kind in table_columns(intake.wh._connection, plan.table).items()}.get(plan.cursor.lower(), intake.columns[plan.cursor.lower()])
     recent = f"{cursor} >= {quote(mark)}::{kind} OR {cursor} IS NULL" if mark is not None else "true"
     fresh = f"{intake.rows}_fresh"
     known = f" EXCEPT ALL SELECT * FROM lake.{plan.table} WHERE {recent}" if exists and not plan.keys else ""
@@ -165,7 +166,7 @@ def _increment(intake: Intake, plan: Plan, rows: str, exists: bool, mark: str | 
 # %% ../../nbs/library/data/21_modes.ipynb #6b8ca92c
 def write_rows(intake: Intake, plan: Plan, mark: str | None) -> tuple[int, int, int, list[Change]]:  # inserted, updated, deleted, changes of columns
     """Write the rows of an intake into its table, inside a transaction. Raises `SchemaChanged` and `BadIngest`."""
-    held = table_columns(intake.wh, plan.table)
+    held = table_columns(intake.wh._connection, plan.table)
     changes = _follow(intake, plan, held)
     columns = {} if not held else _wanted(intake, plan, held, changes)
     rows = _aligned(intake, columns) if columns else intake.rows
@@ -184,6 +185,6 @@ def write_rows(intake: Intake, plan: Plan, mark: str | None) -> tuple[int, int, 
 def _wanted(intake: Intake, plan: Plan, held: dict[str, str], changes: list[Change]) -> dict[str, str]:
     """The columns of the table once it has followed."""
     if plan.mode != "replace":
-        return table_columns(intake.wh, plan.table)
+        return table_columns(intake.wh._connection, plan.table)
     widened = {change.column: _led_to(intake, change) for change in changes if change.held and change.found}
     return held | widened | {change.column: change.found for change in changes if not change.held}

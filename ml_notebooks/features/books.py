@@ -9,9 +9,7 @@ __all__ = ['keep_lines', 'signature', 'lines_of']
 from datetime import datetime, timezone
 from typing import Any
 
-import duckdb
-
-from ..data.catalog import quote
+from ..data.inspection import table_columns
 from ..data.warehouse import Warehouse
 from ..logs import current_run, current_user
 
@@ -26,7 +24,7 @@ def keep_lines(
     if lines:
         run, said = wh._connection.execute, [column.split(" ", 1) for column in columns.split(", ")]
         run(f"CREATE TABLE IF NOT EXISTS lake.{book} ({columns})")
-        held = _columns(wh, book)
+        held = table_columns(wh._connection, book)
         for name, kind in said:
             if name not in held:
                 run(f"ALTER TABLE lake.{book} ADD COLUMN {name} {kind}")
@@ -46,19 +44,9 @@ def lines_of(
     told: bool = False,  # whether a step that runs has read it
 ) -> list[tuple[Any, ...]]:
     """The lines of a book in the order of writing, none where it was never written; None for a column that an older book lacks."""
-    held = _columns(wh, book)
+    held = table_columns(wh._connection, book)
     if not held:
         return []
     wanted = ", ".join(name if name in held else f"NULL AS {name}" for name in columns.split(", "))
     query = f"SELECT {wanted} FROM {'' if told else 'lake.'}{book} {f'WHERE {where} ' if where else ''}ORDER BY rowid"
     return list((wh.sql(query) if told else wh._connection.execute(query)).fetchall())
-
-
-def _columns(wh: Warehouse, book: str) -> set[str]:
-    """The columns of a book; none where there is no such table."""
-    schema, _, name = book.partition(".")
-    called = quote(f'lake."{schema}"."{name}"')  # in the query's text, as `has_table` has it
-    try:
-        return {column for (column,) in wh._connection.execute(f"SELECT name FROM pragma_table_info({called})").fetchall()}
-    except duckdb.CatalogException:
-        return set()

@@ -14,8 +14,9 @@ from itertools import combinations, product
 from numbers import Integral
 from typing import TYPE_CHECKING
 
-from ..data.catalog import as_query, identifier, quote
+from ..data.catalog import identifier, quote
 from ..data.drawings import heading, page, table
+from ..data.queries import as_query
 from ..data.warehouse import Warehouse
 from ..errors import BadTransform, BadView, UnknownColumn, UnknownFeature
 from .expressions import combined, date_parts, with_expressions
@@ -253,7 +254,7 @@ def generate(
     left_out = {name: found.left_out for name, found in columns.items()} | ({"the spine": own.left_out} if plain else {})
     return Generated(features, views, left_out, len(made) + len(pairs) - len(features), rows)
 
-
+# %% ../../nbs/library/features/36_generate.ipynb #c7c9bb87
 def _check_asked(windows: Sequence[timedelta], **numbers: int) -> list[timedelta]:
     """The windows, the shortest first. Raises `BadTransform`."""
     widths = None if isinstance(windows, str) or not isinstance(windows, Iterable) else list(windows)

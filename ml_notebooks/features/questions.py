@@ -13,7 +13,8 @@ from typing import Any
 
 import duckdb
 
-from ..data.catalog import as_names, as_query, identifier
+from ..data.catalog import as_names, identifier
+from ..data.queries import as_query
 from ..errors import BadSpine, UnknownFeature
 from .on_demand import BESIDE, OnDemand, with_on_demand
 from ml_notebooks.features.point_in_time import (

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from ..data.catalog import as_query, identifier
+from ..data.catalog import identifier
 from ..data.columns import kind_of
+from ..data.queries import as_query
 from ..data.warehouse import Warehouse
 from ..errors import NaiveTime, UnknownColumn
 

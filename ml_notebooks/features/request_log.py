@@ -101,7 +101,7 @@ class RequestLog:
     def __repr__(self) -> str:
         return f"RequestLog({self.folder.name!r})"
 
-
+# %% ../../nbs/library/features/22_request_log.ipynb #2cf489e3
 def open_request_log(workspace: Workspace) -> RequestLog | None:
     """The log that `requests` in [online] of settings.ini names; None where it names none."""
     folder = workspace.settings.online.requests

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from ..data.catalog import as_names, as_query, check_table_name, identifier, quote
+from ..data.catalog import as_names, check_table_name, identifier, quote
 from ..data.inspection import has_table, newest_snapshot, table_versions
 from ..data.messages import explain_write
-from ..data.queries import what_is_read
+from ..data.queries import as_query, what_is_read
 from ..data.staging import Staged
 from ..data.warehouse import one_state
 from ..errors import BadData, StaleFeatures, UnknownFeature, UnknownTrainingSet

@@ -16,6 +16,7 @@ import duckdb
 
 from ..data.catalog import identifier, quote
 from ..data.messages import explain_write
+from ..data.queries import in_brackets
 from ..errors import BadData, MLNotebooksError, NaiveTime, did_you_mean
 from .instants import instant_of
 from .rolling import has_windows
@@ -29,7 +30,7 @@ FEATURE_ROWS = "temp.main.feature_rows"
 def _source(store: FeatureStore, view: FeatureView) -> str:
     """SQL of a view's rows."""
     if not view.transform:
-        return _inside(view.query)
+        return in_brackets(str(view.query))
     frames = [store.wh.table(one if isinstance(one, str) else one.table).df() for one in view.reads]
     rows = _transformed(view, frames)
     _check_names(view, getattr(rows, "column_names", getattr(rows, "columns", ()) if hasattr(rows, "iloc") else ()))  # of Arrow, or of pandas
@@ -38,17 +39,6 @@ def _source(store: FeatureStore, view: FeatureView) -> str:
     except duckdb.InvalidInputException as error:
         raise BadData(view.table, f"Its function gave what is of type {type(rows).__name__}.", "Let it give a frame: of pandas, of polars, or an Arrow table.") from error
     return "FROM transformed_rows"
-
-
-def _inside(query: str) -> str:
-    """A query as it can stand inside of another: without semicolons at its end, and its last line ended, should a comment stand there."""
-    text = query.encode()
-    end = len(text)
-    for place, _ in reversed(duckdb.tokenize(query)):
-        if text[place : place + 1] != b";":
-            break
-        end = place
-    return text[:end].decode() + "\n"
 
 # %% ../../nbs/library/features/08_view_rows.ipynb #5p108000
 def _transformed(view: FeatureView, frames: list[Any]) -> Any:

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from ..data.catalog import as_query, check_table_name, identifier, quote
+from ..data.catalog import check_table_name, identifier, quote
 from ..data.inspection import newest_snapshot
-from ..data.queries import what_is_read
+from ..data.queries import as_query, what_is_read
 from ..errors import BadSpine, BadView, NaiveTime, UnknownColumn
 from .instants import check_instant
 from .questions import JOINED, SPINE, Question, forget, stage_answer, stage_spine
@@ -172,7 +172,7 @@ def compare_worlds(
     finally:
         forget(store, question, published)
 
-
+# %% ../../nbs/library/features/13_world.ipynb #dada3c72
 def _compare(store: FeatureStore, question: Question, spine: Collection[str], published: str, cut: datetime) -> Trial:
     run, at = store.wh._connection.execute, identifier(question.at)
     types = {name: kind for name, kind, *_ in run(f"DESCRIBE {published}").fetchall()}
