@@ -406,7 +406,7 @@ class Cases:
             store.execute("DELETE FROM t")
             store.execute("INSERT INTO t VALUES (?)", [state])
         self.notebook("magic", [f"%%html\n<h1>State {state}</h1>"])
-        (self.root / "settings.ini").write_text(f"[workspace]\nname = state-{state}\n[logs]\nlevel = error\n[kernel]\npreload = duckdb,pyarrow,mlflow,joblib,pydantic_settings,structlog,filelock\n")
+        (self.root / "settings.ini").write_text(f"[workspace]\nname = state-{state}\n[logs]\nlevel = error\n[kernel]\npreload = duckdb,pandas,pyarrow,mlflow,joblib,pydantic_settings,structlog,filelock\n")
         given = {"values": f"parameters: {{values: [{'1' if state == 1 else '1.0'}]}}"}
         lines = [
             f"  - {{name: {name}, notebook: {name}.ipynb, {given.get(name, 'writes: []')}}}\n"

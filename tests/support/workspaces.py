@@ -11,7 +11,7 @@ import pytest
 from ml_notebooks.workspace import Workspace, find_workspace
 
 LIGHT = """[kernel]
-preload = duckdb,pyarrow,pydantic_settings,structlog,filelock
+preload = duckdb,pandas,pyarrow,pydantic_settings,structlog,filelock
 """  # settings with which a warm parent imports what a small step needs, and no more
 
 
