@@ -36,6 +36,7 @@ from ml_notebooks.features.questions import SPINE, Question, forget, stage_answe
 from ml_notebooks.features.store import FeatureStore
 from ml_notebooks.features.training_set import find_training_set, training_set
 from ml_notebooks.features.view import FeatureView, content_of, source_of
+from ml_notebooks.features.world import dealt_anew
 
 CHANGE = datetime(2013, 3, 10, 7, tzinfo=timezone.utc)  # New York's clock goes forward: 2:00 becomes 3:00
 KEYS = {"origin": pa.string(), "carrier": pa.int64()}
@@ -446,6 +447,62 @@ def test_a_certificate_tells_what_it_took_for_known_and_which_tables_it_read(wh)
     assert by_query.holds and by_query.assumed == () and by_frame.holds and by_frame.assumed == (FRAME,) and FRAME in repr(by_frame)
     assert by_frame.tables == {"clean.read": wh.version("clean.read"), "features.read": wh.version("features.read")}
     assert find_certificate(store, "features.told", by_frame.digest) == by_frame
+
+
+OUTSIDE = {  # what is no table of the warehouse -> spine, further features and `finish` that read it, and how a certificate names it
+    "file in a view": ({"view": "FROM read_parquet('{file}')"}, "{file}"),
+    "file in the spine": ({"spine": "SELECT number, key, asked_at, later.n AS later FROM ({asks}) JOIN '{file}' AS later USING (key)"}, "{file}"),
+    "file in finish": ({"finish": "SELECT joined.*, file.n AS other FROM ({joined}) AS joined LEFT JOIN read_parquet('{file}') AS file ON joined.number = file.n"}, "{file}"),
+    "temporary table": ({"spine": "SELECT asks.*, held.n AS later FROM ({asks}) AS asks JOIN temp.main.held USING (key)"}, "held"),
+    "function of frames": ({"transform": True}, "what the function of `outside` reads by itself"),
+    "on-demand feature": ({"on_demand": True}, "what the function of `mean` reads by itself"),
+}
+
+
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_a_certificate_names_what_it_could_not_change(wh, tmp_path, kind):
+    store, view, query = facts_of(wh, "inside")
+    (read, named), asks, file = OUTSIDE[kind], query.format(80), str(tmp_path / "held.parquet")
+    wh.table("clean.inside").df().to_parquet(file)
+    wh._connection.execute("CREATE OR REPLACE TEMP TABLE held AS SELECT DISTINCT ON (key) key, n FROM clean.inside")
+    made_of = {"query": read["view"].format(file=file)} if "view" in read else {"transform": lambda frame: frame, "reads": "clean.inside"}
+    outside = FeatureView("outside", "key", "known_at", ttl=timedelta(days=9), **made_of)
+    mean = OnDemand("mean", {"inside_n": float}, lambda n, total=30.0: n - total)
+    materialize(store, outside)
+    features = [view, *([outside] if {"view", "transform"} & {*read} else []), *([mean] if "on_demand" in read else [])]
+    finish = {"finish": lambda joined: read["finish"].format(joined=joined, file=file)} if "finish" in read else {}
+    spine = read.get("spine", "{asks}").format(asks=asks, file=file)
+    paper = training_set(store, "features.outside_set", spine, features, known={"clean.inside": "known_at"}, key="number", **finish).certificate
+    assert paper.holds and paper.assumed == (named.format(file=file),) and paper.assumed[0] in repr(paper), paper
+
+
+def test_another_world_has_no_states(wh):
+    store, view, query = facts_of(wh, "stated")
+    before = f"SELECT * FROM ({query.format(9)}) SEMI JOIN (FROM clean.stated AT (VERSION => {wh.version('clean.stated')})) USING (key)"
+    assert training_set(store, "features.of_a_state", before, view).rows == 9
+    with pytest.raises(BadView, match=r"`spine` .* names a state of a table.* leave `AT \(…\)` out"):
+        training_set(store, "features.of_a_state", before, view, known={"clean.stated": "known_at"}, key="number")
+
+
+def test_a_certificate_finds_a_maximum_of_all_times(wh):
+    found = []
+    for seed in range(8):
+        wh.publish("clean.peaks", f"SELECT 'a' AS key, TIMESTAMPTZ '2013-01-01' + to_hours(range) AS known_at, hash(range + 1000 * {seed}) / 1e19 AS n FROM range(300)")
+        view, store = FeatureView("peaks", "key", "known_at", "SELECT key, known_at, max(n) OVER () AS highest FROM clean.peaks", timedelta(days=9)), FeatureStore(wh)
+        materialize(store, view)
+        paper = training_set(store, "features.peaks_set", "SELECT key, known_at AS asked_at FROM clean.peaks", view, known={"clean.peaks": "known_at"}).certificate
+        found.append(paper.columns == ("peaks_highest",))
+    assert len(paper.trials) == 3 and sum(found) >= 6, found
+
+
+def test_of_the_near_future_half_stays_and_of_the_far_one_an_eighth(wh):
+    wh.publish("clean.dealt", "SELECT TIMESTAMPTZ '2013-01-01' + to_hours(range) AS known_at, range AS n, 1 AS place, 2 AS old, 3 AS later, 4 AS one FROM range(2000)")
+    cut = datetime(2013, 1, 1, tzinfo=timezone.utc) + timedelta(hours=399)
+    rows = wh.sql(dealt_anew("clean.dealt", "known_at", cut)).df()
+    hours = (rows["known_at"] - pd.Timestamp("2013-01-01", tz="UTC")) / pd.Timedelta(hours=1)
+    past, near, far = rows[hours < 400], rows[(hours >= 400) & (hours < 600)], rows[hours >= 600]
+    assert past["n"].tolist() == list(range(400)) and 70 < len(near) < 130 and 120 < len(far) < 230
+    assert rows["n"].is_unique and (near["n"] != hours[near.index]).mean() > 0.9 and rows[["place", "old", "later", "one"]].drop_duplicates().values.tolist() == [[1, 2, 3, 4]]
 
 
 def facts_of(wh, name, more=""):

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import duckdb
@@ -97,6 +97,7 @@ class Reading:
     tables: frozenset[str] = frozenset()  # as `schema.name`
     files: frozenset[str] = frozenset()  # paths and patterns
     unseen: frozenset[str] = frozenset()  # what else, whose changes cannot be seen
+    relations: frozenset[str] = frozenset()  # frames, and tables that end with the connection or are not the warehouse's
 
 
 def what_is_read(connection: duckdb.DuckDBPyConnection, query: str) -> Reading:
@@ -105,10 +106,11 @@ def what_is_read(connection: duckdb.DuckDBPyConnection, query: str) -> Reading:
     names: set[str] = set()
     with suppress(duckdb.Error):
         names = {name for name in cursor.get_table_names(query, qualified=True) if is_table_name(name)}
-    tree = json.loads(cursor.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0][0])
-    found = {part for node in _nodes(tree) for part in _parts(node)}
+    nodes = list(_nodes(json.loads(cursor.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0][0])))
+    found = {part for node in nodes for part in _parts(node)}
     found |= {("tables", name) for name in names if name.partition(".")[0] not in _CATALOGUES | _PASSING}
-    return Reading(**{kind: frozenset(name for one, name in found if one == kind) for kind in ("tables", "files", "unseen")})
+    found -= {("relations", each["key"].lower()) for node in nodes for each in node.get("cte_map", {}).get("map", [])}  # common table expressions
+    return Reading(**{kind.name: frozenset(name for one, name in found if one == kind.name) for kind in fields(Reading)})
 
 # %% ../../nbs/library/data/06_queries.ipynb #afaf083a
 def _parts(node: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -126,8 +128,10 @@ def _of_table(schema: str, name: str) -> Iterator[tuple[str, str]]:
         yield "unseen", "the list of tables"
     elif schema and schema not in _PASSING:
         yield "tables", f"{schema}.{name.lower()}"
-    elif re.search(r"[./\\]", name):  # otherwise a common table expression, or a frame of the notebook
+    elif re.search(r"[./\\]", name):
         yield "unseen" if "://" in name else "files", name
+    else:
+        yield "relations", name.lower()
 
 
 def _of_function(function: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,7 @@ from .instants import instant_of
 from .questions import JOINED, SPINE, Question
 from .store import FeatureStore
 from .view import in_order
-from .world import Trial, check_known, tables_read, try_world
+from .world import Trial, check_known, sources_of, try_world
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ class Certificate:
     newer: Mapping[str, int]  # view -> values that are not among the rows known when they were asked for
     trials: tuple[Trial, ...]  # one for each cut
     known: Mapping[str, str]  # table -> its column with the instant at which a row became known
-    assumed: tuple[str, ...]  # tables that were taken as always known; `FRAME` where a frame asks
+    assumed: tuple[str, ...]  # sources that were taken as always known: tables, files, what functions read by themselves; `FRAME` where a frame asks
     stale: tuple[str, ...] = ()  # features whose rows are not what their views give today
     tables: Mapping[str, int] = field(default_factory=dict)  # table that was read -> the snapshot that last changed it
 
@@ -94,7 +94,7 @@ def _why_stale(paper: Certificate) -> dict[tuple[str, ...], str]:
     """What came out otherwise in the same world, and what to do about it."""
     of_views = tuple(name for name in paper.stale if any(name.startswith(f"{view}_") for view in paper.newer))
     others = tuple(name for name in paper.stale if name not in of_views)
-    told = {of_views: "materialise the views again", others: "let the spine and `finish` give the same rows each time, their windows in an order without ties"}
+    told = {of_views: "materialise the views again, up to the last question", others: "let the spine and `finish` give the same rows each time, their windows in an order without ties"}
     return {names: why for names, why in told.items() if names}
 
 # %% ../../nbs/library/features/14_certificate.ipynb #093d58d9
@@ -122,22 +122,21 @@ def certify(
 ) -> Certificate:
     """Look for values in `JOINED` that were not known, and try the set in worlds with another future. Raises what `try_world` does."""
     newer, cuts = newer_rows(store, question), usual_cuts(store, question) if cuts is None else cuts
-    read = tables_read(store, question)
+    sources = sources_of(store, question)
     for name, column in known.items():
         check_known(store, name, column)
-    known = {name: column for name, column in known.items() if name in read}
+    known = {name: column for name, column in known.items() if name in sources.tables}
     trials = [try_world(store, question, published, known, cut) for cut in cuts] if known or question.label else []
     moved = [trial for trial in trials if trial.changed]
     stale = try_world(store, question, published, None, moved[0].cut).columns if moved else ()
-    assumed = (*sorted(read - {*known}), *(() if isinstance(question.spine, str) else (FRAME,)))
-    sources = sorted({*read, *(view.table for view in in_order(*question.views))} & {*versions})
-    return Certificate(table, digest, newer, tuple(trials), known, assumed, stale, {name: versions[name] for name in sources})
-
+    assumed = (*sorted(sources.tables - {*known}), *sorted(sources.files | sources.relations | sources.unseen), *(() if isinstance(question.spine, str) else (FRAME,)))
+    read = sorted({*sources.tables, *(view.table for view in in_order(*question.views))} & {*versions})
+    return Certificate(table, digest, newer, tuple(trials), known, assumed, stale, {name: versions[name] for name in read})
 
 
 def usual_cuts(store: FeatureStore, question: Question) -> list[datetime]:
-    """The instants before which a third and two thirds of the rows of `SPINE` asked."""
-    query = f"SELECT quantile_disc(epoch_us({identifier(question.at)}), [1 / 3, 2 / 3]) FROM {SPINE}"
+    """The instants before which a tenth, a third and two thirds of the rows of `SPINE` asked: an early one, since a leak of a maximum is seen only before it was reached."""
+    query = f"SELECT quantile_disc(epoch_us({identifier(question.at)}), [0.1, 1 / 3, 2 / 3]) FROM {SPINE}"
     found = store.wh._connection.execute(query).fetchall()[0][0] or []
     return [instant_of(moment) for moment in dict.fromkeys(found)]
 
@@ -171,10 +170,16 @@ def find_certificate(
     return paper
 
 
-def last_certificate(store: FeatureStore, table: str, digest: str) -> Certificate | None:
+def last_certificate(
+    store: FeatureStore,
+    table: str,  # of a training set
+    digest: str,  # of its rows
+    views: Mapping[str, str] | None = None,  # view -> version, of which the rows were made; default any
+) -> Certificate | None:
     """The newest certificate of just these rows, whether it holds or not; None: none was issued."""
-    lines = lines_of(store.wh, CERTIFICATES, "certificate", where=f"training_set = {quote(table)} AND digest = {quote(digest)}")
-    return _read(json.loads(lines[-1][0])) if lines else None
+    lines = lines_of(store.wh, CERTIFICATES, "certificate, views", where=f"training_set = {quote(table)} AND digest = {quote(digest)}")
+    said = [certificate for certificate, made_of in lines if views in (None, json.loads(made_of))]
+    return _read(json.loads(said[-1])) if said else None
 
 
 def _read(said: dict[str, Any]) -> Certificate:

@@ -98,7 +98,7 @@ def training_set(
     label: str = "",  # the spine's column that is to be predicted
     finish: Callable[[str], str] = lambda joined: joined,  # SQL of the joined rows -> SQL of the training set
     known: Mapping[str, str] | None = None,  # table -> its column with the instant at which a row became known; None: no certificate is issued
-    cuts: Sequence[datetime] | None = None,  # instants after which the certificate's worlds differ; default two, see *Certificate*
+    cuts: Sequence[datetime] | None = None,  # instants after which the certificate's worlds differ; default three, see *Certificate*
     key: str | Sequence[str] = (),  # the spine's columns that tell its rows apart; default all but the label
     label_known: str = "",  # the spine's column with the instant at which the label became known
 ) -> TrainingSet:
@@ -139,7 +139,7 @@ def _check_asked(store: FeatureStore, table: str, features: Sequence[Any], cuts:
     """Raises `InvalidTableName`, `BadData`, `UnknownFeature` and `BadTime`."""
     if check_table_name(table).removeprefix("features.") in store.names():
         raise BadData(table, "It is the table of a view.", "Give the training set another name.")
-    if table not in _lines(store) and has_table(store.wh._connection, table):
+    if table not in _names(store) and has_table(store.wh._connection, table):
         raise BadData(table, "There is such a table already, and it is no training set.", "Give the training set another name, or drop the table.")
     for one in features:
         if not isinstance(one, str | FeatureView | OnDemand):
@@ -238,18 +238,22 @@ def _publish(store: FeatureStore, made: TrainingSet, on_demand: Sequence[OnDeman
     return made
 
 
-def _lines(store: FeatureStore) -> dict[str, tuple[Any, ...]]:
-    """Of each training set what was written down last."""
-    fields = "training_set, digest, rows, columns, asked_at, label, views, tables, answers, on_demand, features"
-    return {line[0]: line[1:] for line in lines_of(store.wh, TRAINING_SETS, fields)}
+def _names(store: FeatureStore) -> set[str]:
+    """The tables that were made as training sets."""
+    return {table for (table,) in lines_of(store.wh, TRAINING_SETS, "training_set")}
 
 
-def find_training_set(store: FeatureStore, table: str) -> TrainingSet:
-    """The training set that a table was last made as. Raises `UnknownTrainingSet`."""
-    found = _lines(store)
-    if table not in found:
-        raise UnknownTrainingSet(table, found)
-    digest, rows, columns, at, label, views, tables, answers, computed, joined = found[table]
-    counted = {view: Answers(**counts) for view, counts in json.loads(answers).items()}
-    paper, asked = last_certificate(store, table, digest), (json.loads(computed or "{}"), json.loads(joined or "null"))
-    return TrainingSet(table, rows, tuple(columns), at, label, digest, json.loads(views), json.loads(tables), counted, paper, *asked)
+def find_training_set(
+    store: FeatureStore,
+    table: str,
+    digest: str = "",  # of the rows that it had; default any
+    versions: Mapping[str, str] | None = None,  # of the views and on-demand features that it was made of; default any
+) -> TrainingSet:
+    """The training set that a table was last made as, with that digest and of those versions where they are given. Raises `UnknownTrainingSet`."""
+    fields = "digest, rows, columns, asked_at, label, views, tables, answers, on_demand, features"
+    for held, rows, columns, at, label, *said in reversed(lines_of(store.wh, TRAINING_SETS, fields, where=f"training_set = {quote(table)}")):
+        views, tables, answers, computed, joined = (json.loads(text or "null") for text in said)
+        if digest in ("", held) and versions in (None, {**views, **(computed or {})}):
+            counted = {view: Answers(**counts) for view, counts in answers.items()}
+            return TrainingSet(table, rows, tuple(columns), at, label, held, views, tables, counted, last_certificate(store, table, held, views), computed or {}, joined)
+    raise UnknownTrainingSet(f"{table} {digest}".strip(), _names(store))
