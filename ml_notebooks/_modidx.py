@@ -3140,6 +3140,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'ml_notebooks/features/streams.py'),
                                                'ml_notebooks.features.streams.Turn.__init__': ( 'library/features/streams.html#turn.__init__',
                                                                                                 'ml_notebooks/features/streams.py'),
+                                               'ml_notebooks.features.streams.Turn.begin': ( 'library/features/streams.html#turn.begin',
+                                                                                             'ml_notebooks/features/streams.py'),
                                                'ml_notebooks.features.streams.Turn.keep': ( 'library/features/streams.html#turn.keep',
                                                                                             'ml_notebooks/features/streams.py'),
                                                'ml_notebooks.features.streams.Turn.take': ( 'library/features/streams.html#turn.take',

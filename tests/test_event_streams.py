@@ -17,6 +17,7 @@ from support.workspaces import make_workspace
 
 from ml_notebooks.data.warehouse import open_warehouse
 from ml_notebooks.errors import OnlineUnavailable, SourceUnavailable
+from ml_notebooks.features import streams
 from ml_notebooks.features.events import ingest_events, kept_layout
 from ml_notebooks.features.instants import microseconds
 from ml_notebooks.features.materialize import materialize
@@ -224,3 +225,38 @@ def test_a_redis_that_goes_away_is_waited_for(wh, folder, tmp_path):
     with pytest.raises(SourceUnavailable, match="run it again when it answers") as gone:
         consume(EventStream(**vars(stream) | {"patience": 0.5}), ingest(wh, folder), rest=5)
     assert time.monotonic() - began < 5 and password not in str(gone.value)
+
+
+def test_a_consumer_goes_on_with_the_turn_that_it_had_when_redis_went_away(wh, folder, tmp_path, monkeypatch):
+    port, password, events, fold = free_port(), secrets.token_urlsafe(16), landings(range(40)), ingest(wh, folder)
+    stream = EventStream(f"redis://127.0.0.1:{port}", "landings", password=password, turn=600.0, batch=10)
+    folding, stopped, away, results = threading.Event(), threading.Event(), threading.Event(), []
+
+    @contextmanager
+    def connected_and_told(stream):
+        try:
+            with connected(stream) as client:
+                yield client
+        except SourceUnavailable:
+            away.set()  # the turn could not be given back
+            raise
+
+    def fold_once_stopped(batch):
+        folding.set()
+        assert stopped.wait(60)
+        return fold(batch)
+
+    monkeypatch.setattr(streams, "connected", connected_and_told)
+    thread = threading.Thread(target=lambda: results.append(consume(stream, fold_once_stopped, rest=1.0)))
+    with lasting_redis(tmp_path, port, password):
+        send_events(stream, events)
+        thread.start()
+        assert folding.wait(60)
+        assert consume(stream, fold, rest=0.1).entries == 0  # a second one of the same program waits for its turn
+    stopped.set()
+    assert away.wait(60)
+    with lasting_redis(tmp_path, port, password):
+        thread.join(60)
+        (done,) = results
+        assert done.entries == 40 and done.became["repeated"] == 10 and pending(stream) == 0
+        check_online(wh, EmbeddedStore(folder / "online"), events)

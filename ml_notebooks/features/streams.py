@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from ..errors import BadData, BadEntity, BadSource, MissingExtra, NotServable, SourceUnavailable
 from .events import Folded, text_of
@@ -92,10 +93,15 @@ def send_events(
 class Turn:
     """The right to take entries, until `turn` seconds after one last said that one is there."""
 
-    def __init__(self, stream: EventStream, client: Any):
+    def __init__(self, stream: EventStream, client: Any, token: str):
         self.stream, self.client, self.consumer = stream, client, f"{socket.gethostname()}-{os.getpid()}"
         self.lock = client.lock(f"{stream.key}:{stream.group}:turn", timeout=stream.turn, blocking_timeout=1, thread_local=False)
+        self.lock.local.token = token
         self.left, self.place = True, b"0-0"  # whether what others left has still to be claimed, and from which entry on
+
+    def begin(self) -> bool:
+        """Get the turn, or go on with it; not while another has it."""
+        return self.keep() or bool(self.lock.acquire(token=self.lock.local.token))
 
     def keep(self) -> bool:
         """Begin the time of the turn anew; not where it has run out."""
@@ -120,14 +126,14 @@ class Turn:
 
 
 @contextmanager
-def _turn(stream: EventStream, client: Any) -> Iterator[Turn | None]:
+def _turn(stream: EventStream, client: Any, token: str) -> Iterator[Turn | None]:
     """The turn, or nothing when another has it."""
     import redis
 
     with suppress(redis.ResponseError):  # the group is there; a key that holds no stream is told when it is read
         client.xgroup_create(stream.key, stream.group, id="0", mkstream=True)
-    turn, over = Turn(stream, client), threading.Event()
-    if not turn.lock.acquire():
+    turn, over = Turn(stream, client, token), threading.Event()
+    if not turn.begin():
         yield None
         return
     keeper = threading.Thread(target=_keep, args=(turn, over), daemon=True)
@@ -215,10 +221,10 @@ def consume(
     Raises `SourceUnavailable`, or the online store's error, when either does not answer for `patience` seconds, and `BadSource`.
     """
     began = came = answered = time.monotonic()
-    entries, became, pause = 0, Counter[str](), 0.05
+    entries, became, pause, token = 0, Counter[str](), 0.05, uuid4().hex
     while rest is None or time.monotonic() - came < rest:
         try:
-            with closing(_batches(stream, fold, 1.0 if rest is None else min(1.0, rest))) as batches:
+            with closing(_batches(stream, fold, token, 1.0 if rest is None else min(1.0, rest))) as batches:
                 for taken, fates in batches:
                     answered, pause = time.monotonic(), 0.05
                     came, entries, became = answered if taken > fates["ahead"] else came, entries + taken, became + fates
@@ -232,9 +238,9 @@ def consume(
     return Consumed(stream.key, entries, became, time.monotonic() - began)
 
 
-def _batches(stream: EventStream, fold: Callable[[list[dict[str, str]]], Folded], wait: float) -> Generator[tuple[int, Counter[str]], None, None]:
+def _batches(stream: EventStream, fold: Callable[[list[dict[str, str]]], Folded], token: str, wait: float) -> Generator[tuple[int, Counter[str]], None, None]:
     """Batch after batch, as long as the turn lasts: how many entries, and what became of them."""
-    with connected(stream) as client, _turn(stream, client) as turn:
+    with connected(stream) as client, _turn(stream, client, token) as turn:
         if not turn:
             yield 0, Counter()
         while turn:
