@@ -641,12 +641,12 @@ class UnknownFeature(MLNotebooksError, KeyError):
 class BadSpine(MLNotebooksError, KeyError):
     """The rows that ask for features lack a column, or have one of another kind."""
 
-    def __init__(self, missing: Iterable[str], known: Iterable[str], found: str = ""):
+    def __init__(self, missing: Iterable[str], known: Iterable[str], found: str = "", do: str = ""):
         missing, known = list(missing), list(known)
         super().__init__(
             f"The spine has no {'fitting column' if found else 'column'} {', '.join(f'`{name}`' for name in missing)}.",
             found or f"It has {', '.join(known)}. {did_you_mean(missing[0], known)}".strip(),
-            "Give the entities of all views that are asked for, of their types, and the instant of asking; `at` names the latter.",
+            do or "Give the entities of all views that are asked for, of their types, and the instant of asking; `at` names the latter.",
         )
 
 

@@ -26,6 +26,7 @@ from ml_notebooks.errors import (
     NotPushed,
     NotServable,
     UnknownFeature,
+    did_you_mean,
 )
 from .instants import check_instant, instant_of, microseconds
 from .on_demand import OnDemand, compute, plain_value
@@ -357,15 +358,12 @@ def _fits(layout: Layout, trained: Mapping[str, str]) -> bool:
 
 def _layout(held: list[Held], view: str, version: str, trained: Mapping[str, str], table: str) -> Layout:
     """The layout of a version that is online; of the last pushed, where none is named. Raises `NotServable` for one without the features that a training set was made with."""
-    names = {one.layout.view for one in held}
-    if names and view not in names and not version:
-        raise UnknownFeature(view, names)
     there = [one for one in held if one.layout.view == view]
     complete = [one.layout for one in there if one.pushed_at and version in ("", one.layout.version)]
     if not complete:
         do = "" if not version else f"While its table still holds that version, `mlnb features push {view}` puts it there; otherwise train again with the version that is."
-        error = not_pushed(view, version, there)
-        raise NotPushed(view, version, error.found, do)
+        nearest = "" if there else did_you_mean(view, {one.layout.view for one in held})
+        raise NotPushed(view, version, f"{not_pushed(view, version, there).found} {nearest}".strip(), do)
     if not (fitting := [one for one in complete if _fits(one, trained)]):
         is_there = _types(complete[-1])
         column = next(name for name, kind in trained.items() if is_there.get(name) != kind)
