@@ -155,10 +155,10 @@ class MissingExtra(MLNotebooksError, ImportError):
 class UnknownTable(MLNotebooksError, KeyError):
     """A table is not in the warehouse."""
 
-    def __init__(self, table: str, known: Iterable[str]):
+    def __init__(self, table: str, known: Iterable[str], others: Iterable[str] = ()):  # `others`: names that may be meant, and are no tables that are there
         known = sorted(known)
         have = f"`mlnb tables` lists all {len(known)}." if known else "The warehouse is empty: run a pipeline, or load a file with `mlnb ingest`."
-        super().__init__(f"Table `{table}` is not in the warehouse.", did_you_mean(table, known), have)
+        super().__init__(f"Table `{table}` is not in the warehouse.", did_you_mean(table, sorted({*known, *others})), have)
 
 
 class InvalidTableName(MLNotebooksError, ValueError):
