@@ -2960,6 +2960,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                             'ml_notebooks/features/request_log.py'),
                                                    'ml_notebooks.features.request_log.RequestLog.append': ( 'library/features/request_log.html#requestlog.append',
                                                                                                             'ml_notebooks/features/request_log.py'),
+                                                   'ml_notebooks.features.request_log._log_in': ( 'library/features/request_log.html#_log_in',
+                                                                                                  'ml_notebooks/features/request_log.py'),
                                                    'ml_notebooks.features.request_log._request_of': ( 'library/features/request_log.html#_request_of',
                                                                                                       'ml_notebooks/features/request_log.py'),
                                                    'ml_notebooks.features.request_log.logged_requests': ( 'library/features/request_log.html#logged_requests',

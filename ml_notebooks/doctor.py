@@ -102,10 +102,14 @@ def kernel(workspace: Workspace) -> Finding:
     """The kernel that runs steps."""
     from jupyter_client.kernelspec import KernelSpecManager
 
+    from .pipelines.kernels import KERNEL_NAME
+
     name, known = workspace.settings.run.kernel, sorted(KernelSpecManager().find_kernel_specs())
     if name in known:
         return Finding("kernel", "ok", name)
-    return Finding("kernel", "wrong", f"`{name}` is not among {', '.join(known)}", "Set [run] kernel in settings.ini, or install it.")
+    found = f"`{name}` is not among {', '.join(known)}" if known else f"`{name}` is not installed, and no other kernel is"
+    install = "`mlnb kernel install` installs it" if name == KERNEL_NAME else f"Install it; `mlnb kernel install` installs `{KERNEL_NAME}`"
+    return Finding("kernel", "wrong", found, f"{install}. Or set `kernel` in [run] of settings.ini to one that is there.")
 
 
 def extensions(workspace: Workspace) -> Finding:

@@ -155,10 +155,10 @@ class MissingExtra(MLNotebooksError, ImportError):
 class UnknownTable(MLNotebooksError, KeyError):
     """A table is not in the warehouse."""
 
-    def __init__(self, table: str, known: Iterable[str]):
+    def __init__(self, table: str, known: Iterable[str], others: Iterable[str] = ()):  # `others`: names that may be meant, and are no tables that are there
         known = sorted(known)
         have = f"`mlnb tables` lists all {len(known)}." if known else "The warehouse is empty: run a pipeline, or load a file with `mlnb ingest`."
-        super().__init__(f"Table `{table}` is not in the warehouse.", did_you_mean(table, known), have)
+        super().__init__(f"Table `{table}` is not in the warehouse.", did_you_mean(table, sorted({*known, *others})), have)
 
 
 class InvalidTableName(MLNotebooksError, ValueError):
@@ -641,12 +641,12 @@ class UnknownFeature(MLNotebooksError, KeyError):
 class BadSpine(MLNotebooksError, KeyError):
     """The rows that ask for features lack a column, or have one of another kind."""
 
-    def __init__(self, missing: Iterable[str], known: Iterable[str], found: str = ""):
+    def __init__(self, missing: Iterable[str], known: Iterable[str], found: str = "", do: str = ""):
         missing, known = list(missing), list(known)
         super().__init__(
             f"The spine has no {'fitting column' if found else 'column'} {', '.join(f'`{name}`' for name in missing)}.",
             found or f"It has {', '.join(known)}. {did_you_mean(missing[0], known)}".strip(),
-            "Give the entities of all views that are asked for, of their types, and the instant of asking; `at` names the latter.",
+            do or "Give the entities of all views that are asked for, of their types, and the instant of asking; `at` names the latter.",
         )
 
 

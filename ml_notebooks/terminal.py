@@ -66,7 +66,7 @@ def print_rows(
     as_json: bool,
     empty: str = "No rows.",
     right: Collection[str] = (),  # columns of figures that are text already
-    spare: Sequence[str] = (),  # columns that a narrow terminal may do without, the first one first
+    spare: Sequence[str | tuple[str, ...]] = (),  # columns that a narrow terminal may do without, the first one first; those of a tuple go together
 ) -> None:
     """Print rows as a table that fits the terminal, or as JSON."""
     if as_json:
@@ -100,14 +100,24 @@ def widest_and_fit(rows: Sequence[dict[str, Any]], columns: Sequence[str], room:
     return widest, left >= min(least, widths[widest])
 
 
-def without_spare(rows: Sequence[dict[str, Any]], columns: Sequence[str], spare: Sequence[str], room: int) -> Sequence[str]:
+def without_spare(rows: Sequence[dict[str, Any]], columns: Sequence[str], spare: Sequence[str | tuple[str, ...]], room: int) -> Sequence[str]:
     """The columns less those that must go for a table to be easily read; all, where no table fits."""
+    groups = [(one,) if isinstance(one, str) else one for one in spare]
     kept = list(columns)
-    for name in ("", *spare):
-        kept = [column for column in kept if column != name] or kept
+    for number in range(len(groups) + 1):
+        gone = [name for group in groups[:number] for name in group]
+        kept = [column for column in columns if column not in gone] or kept
         if widest_and_fit(rows, kept, room, EASY)[1]:
-            return kept
+            return with_what_fits(rows, columns, kept, groups[:number], room)
     return kept if widest_and_fit(rows, kept, room, LEAST)[1] else columns
+
+
+def with_what_fits(rows: Sequence[dict[str, Any]], columns: Sequence[str], kept: Sequence[str], gone: Sequence[tuple[str, ...]], room: int) -> Sequence[str]:
+    """The columns that are kept, and of those that are gone what fits beside them, the last that went first."""
+    for group in reversed(gone):
+        more = [column for column in columns if column in (*kept, *group)]
+        kept = more if widest_and_fit(rows, more, room, EASY)[1] else kept
+    return kept
 
 
 def print_blocks(screen: Console, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:

@@ -9,8 +9,10 @@ import nbformat
 import pytest
 from support.processes import start
 from support.servers import redis_server
+from support.workspaces import make_workspace
 from support.writers import hold_lock
 
+from ml_notebooks import doctor
 from ml_notebooks.data import connection
 from ml_notebooks.data.catalog import extension_file
 from ml_notebooks.data.warehouse import open_warehouse
@@ -108,6 +110,15 @@ def test_doctor_finds_the_unreachable_catalogue(small, mlnb, unreachable):
     [finding] = [finding for finding in json.loads(process.stdout) if finding["what"] == "warehouse"]
     assert process.returncode == 1 and finding["state"] == "wrong" and "Connection refused" in finding["found"]
     assert PASSWORD not in process.stdout + process.stderr
+
+
+@pytest.mark.parametrize(("kernel", "installed"), [("mlnb", ["python3"]), ("mlnb", []), ("other", ["python3"])])
+def test_doctor_says_how_a_kernel_that_lacks_is_installed(tmp_path, monkeypatch, kernel, installed):
+    monkeypatch.setattr("jupyter_client.kernelspec.KernelSpecManager.find_kernel_specs", lambda self: dict.fromkeys(installed, ""))
+    monkeypatch.setenv("MLNB_RUN__KERNEL", kernel)
+    found = doctor.kernel(make_workspace(tmp_path))
+    assert found.state == "wrong" and f"`{kernel}` is not" in found.found and "among ," not in found.found + ","
+    assert found.do.startswith("`mlnb kernel install` installs it" if kernel == "mlnb" else "Install it; `mlnb kernel install`")
 
 
 # An online store that does not answer

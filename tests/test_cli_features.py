@@ -68,6 +68,11 @@ def test_features_are_listed_and_found(say, words, found, others):
     assert all(text in out for text in found) and not any(text in out for text in others)
 
 
+def test_the_list_counts_the_users_that_are_shown(say):
+    (line,) = (line for line in say()[1].splitlines() if line.startswith("last "))
+    assert "late 3 +1" in line and "late 3; features.set" in say("show", "last")[1]
+
+
 def test_a_view_is_shown_with_its_versions_statistics_and_sql(say):
     _, out, _ = say("show", "last")
     assert out.count("(in use)") == 1 and "range % 40" in out and "range % 50" not in out
@@ -115,7 +120,7 @@ def backfilled(tmp_path_factory):
     return workspace.root
 
 
-@pytest.mark.parametrize(("columns", "seen"), [(60, "name rows computed to used by"), (80, "name entity rows computed to used by"), (140, "name entity features rows computed to used by description")])
+@pytest.mark.parametrize(("columns", "seen"), [(60, "name rows computed to (UTC) used by"), (80, "name entity rows computed to (UTC) used by"), (100, "name entity features rows computed to (UTC) used by"), (140, "name entity features rows computed to (UTC) used by description")])
 def test_freshness_and_users_are_seen_in_a_terminal_of_any_width(backfilled, columns, seen):
     status, shown = in_terminal("features", cwd=backfilled, columns=columns)
     heading, first, *_ = shown.splitlines()
@@ -128,16 +133,24 @@ def test_each_range_is_shown_as_it_was_computed_last_in_few_digits(backfilled, c
     _, shown = in_terminal("features", "show", "last_landing", cwd=backfilled, columns=columns)
     ranges = [line.partition(" ")[2] for line in shown.splitlines() if " rows" in line and " to " in line]
     assert ranges == ["from 2013-07-01 07:00 to 2013-07-01 08:00, 60 rows", "from 2013-07-01 09:00 to 2013-07-01 12:00, 180 rows", "to 2013-07-01 09:00, 180 rows"]
-    assert "computed to  2013-07-01 12:00" in shown and "0.30000000000000004" not in shown and "0.7000000000000001" not in shown and "0.7" in shown
+    assert "computed to  2013-07-01 12:00 UTC" in shown and "0.30000000000000004" not in shown and "0.7000000000000001" not in shown and ("0.7" in shown) == ("least" in shown) == (columns > 60)
     table = [line.rstrip() for line in shown.splitlines() if line.startswith(("name", "feature ", "share_of", "tail", "version"))]
     assert max(map(len, table)) <= columns
 
 
 def test_how_long_rows_count_and_the_newest_are_shown(say):
     shown = say("show", "last")[1]
-    assert "newest row   2013-07-01 11:59" in shown and "ttl          1 day, 0:00:00" in shown
+    assert "newest row   2013-07-01 11:59 UTC\n" in shown and "ttl          1 day\n" in shown
     assert json.loads(say("show", "last", "--json")[1])["newest_row"] == "2013-07-01T11:59:00+00:00"
     assert "newest row" not in say("show", "sky")[1] and "ttl" in say("show", "sky")[1]
+
+
+def test_the_ends_of_a_feature_are_shown_both_or_neither(backfilled):
+    for columns in (60, 76, 84, 100):
+        shown = in_terminal("features", "show", "last_landing", cwd=backfilled, columns=columns)[1]
+        headings = [line.split() for line in shown.splitlines() if line.startswith("feature ")]
+        assert len(headings) == 3 and all(("least" in heading) == ("greatest" in heading) for heading in headings)
+        assert "greatest" not in headings[-1] if columns == 60 else "greatest" in headings[-1]
 
 
 @pytest.mark.parametrize("columns", [60, 76, 100])
@@ -210,3 +223,22 @@ def test_a_push_leaves_out_what_cannot_be_pushed_and_says_why(tmp_path, monkeypa
     functions, never = printed.err.splitlines()
     assert functions.startswith("mlnb: `a_function` was left out: ") and "`push(store, a_function, " in functions
     assert never == 'mlnb: `never` was left out: Nothing of it was computed yet: `materialize(store, "never")` does.'
+
+
+def test_a_push_of_rows_of_the_past_says_that_nobody_gets_them_and_the_help_what_its_figures_are(tmp_path, monkeypatch, capsys):
+    workspace = make_workspace(tmp_path / "w", threads=1)
+    with open_warehouse(workspace) as wh:
+        store, about = FeatureStore(wh), {"entity": "origin", "timestamp": "landed_at"}
+        materialize(store, FeatureView("past", query=DELAYS, ttl=timedelta(days=1), **about))
+        materialize(store, FeatureView("lasting", query=DELAYS, ttl=timedelta(days=36_500), **about))
+    monkeypatch.chdir(workspace.root)
+
+    def say(*words):
+        monkeypatch.setattr(sys, "argv", ["mlnb", "features", "push", *words])
+        with pytest.raises(SystemExit):
+            main()
+        return capsys.readouterr().out
+
+    assert "\n3 of 3 rows are older than the `ttl`" in (said := say("past")) and "at=" in said
+    assert "older than" not in say("past", "lasting") and len(json.loads(say("past", "--json"))) == 1
+    assert all(f"`{name}`" in say("--help") for name in ("written", "taken_out", "expired", "until"))

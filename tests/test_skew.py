@@ -23,7 +23,9 @@ from ml_notebooks.features.online import (
     Request,
     RequestLog,
     logged_requests,
+    online_features,
     online_reader,
+    open_online,
     push,
 )
 from ml_notebooks.features.rolling import last
@@ -295,3 +297,27 @@ def test_skew_in_a_terminal(tmp_path, monkeypatch, capsys):
     assert status == 1 and ".jsonl, line 1`" in said.err and "not foreseen" not in said.err
     file.write_text(whole)
     assert say()[0] == 1 and say("--since", "2013-07-02")[0] == 0 and say("--since", "noon")[0] == 1
+
+
+def test_a_store_of_a_workspace_keeps_what_it_is_asked_where_the_setting_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLNB_ONLINE__REQUESTS", "log")
+    monkeypatch.setattr(sys, "argv", ["mlnb", "features", "skew"])
+    workspace = make_workspace(tmp_path)
+    with open_warehouse(workspace) as wh:
+        wh.publish("clean.facts", "SELECT 'EWR' AS origin, TIMESTAMPTZ '2013-07-01 11:00:00Z' AS known_at, 1 AS value")
+        store = FeatureStore(wh)
+        materialize(store, FeatureView("facts", "origin", "known_at", "FROM clean.facts"))
+        push(store, "facts", open_online(workspace))
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert "`open_online`" in (said := capsys.readouterr().out) and "holds no request" in said
+    for _ in range(3):  # as a server that opens the store for each request
+        online_features(open_online(workspace), [{"origin": "EWR"}], "facts", at=NOON)
+    elsewhere = RequestLog(tmp_path / "elsewhere")
+    online_reader(open_online(workspace), "facts", log=elsewhere).read({"origin": "EWR"}, at=NOON)
+    assert len(list(logged_requests(tmp_path / "log"))) == 3 and len(list(logged_requests(elsewhere.folder))) == 1
+    assert len(list((tmp_path / "log").iterdir())) == 1
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert "facts" in capsys.readouterr().out

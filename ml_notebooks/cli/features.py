@@ -54,7 +54,7 @@ def find_features(
     chosen = found.search(*words) if words else found
     empty = f"None of {len(found.entries)} has {' and '.join(words)}. `mlnb features` lists them." if found.entries else EMPTY
     rows = chosen.rows() if json else [line(entry) for entry in chosen.entries]
-    columns = ["name", "entity", "features", "rows", "computed to", "used by", "description"]
+    columns = ["name", "entity", "features", "rows", "computed to (UTC)", "used by", "description"]
     columns = [column for column in columns if column in ("name", "rows") or any(row.get(column) for row in rows)]
     print_rows(rows, columns, json, empty=empty, right=("rows", "features"), spare=SPARE)
 
@@ -69,14 +69,14 @@ def used_by(wh: "Warehouse") -> "Models":
 def line(entry: "Entry") -> dict[str, Any]:
     """An entry as a row of the list."""
     one = entry.version
-    users = [user.partition(" (")[0] for user in one.models or one.training_sets]
+    users = [user.partition(" (")[0] for user in (*one.models, *one.training_sets)]
     return {
         "name": one.name,
         "entity": "on demand" if one.kind == "on demand" else ", ".join(entry.entity) or "everybody",
         "features": len(entry.features) or "",
         "rows": "" if entry.rows is None else f"{entry.rows:,}",
-        "computed to": f"{entry.computed_to:%Y-%m-%d %H:%M}" if entry.computed_to else "",
-        "used by": users[0] + (f" and {len(users) - 1} more" if users[1:] else "") if users else "",
+        "computed to (UTC)": f"{entry.computed_to:%Y-%m-%d %H:%M}" if entry.computed_to else "",
+        "used by": users[0] + (f" +{len(users) - 1}" if users[1:] else "") if users else "",
         "description": one.definition["description"],
     }
 
@@ -108,8 +108,9 @@ def show_features(
         return
     said, row = chosen.definition, line(entry)
     facts = {"name": name, "entity": row["entity"], "description": said["description"], "owner": said["owner"], "tags": ", ".join(said["tags"])}
-    facts |= {"rows": row["rows"], "computed to": row["computed to"] or "not computed yet" * (entry.version.kind == "view")}
-    facts |= {"newest row": f"{newest:%Y-%m-%d %H:%M}" if newest else "", "ttl": str(timedelta(seconds=said["ttl"])) if "ttl" in said else ""}
+    computed = f"{row['computed to (UTC)']} UTC" if entry.computed_to else "not computed yet" * (entry.version.kind == "view")
+    facts |= {"rows": row["rows"], "computed to": computed, "newest row": f"{newest:%Y-%m-%d %H:%M} UTC" if newest else ""}
+    facts |= {"ttl": str(timedelta(seconds=said["ttl"])).removesuffix(", 0:00:00") if "ttl" in said else ""}
     print_facts({key: value for key, value in facts.items() if value})
     rows = [version_line(one, entry) for one in kept]
     print_rows(rows, [column for column in rows[0] if any(row[column] for row in rows)], json, spare=("run", "by", "registered"))
@@ -153,7 +154,7 @@ def print_looks(looks: list[dict[str, Any]], limit: int) -> None:
         print(f"\n{version}{begin} to {until:%Y-%m-%d %H:%M}, {found[0]['rows']:,} rows")
         rows = [look_line(look) for look in found]
         columns = [column for column in rows[0] if any(row[column] for row in rows)]
-        print_rows(rows, columns, as_json=False, right=columns[1:], spare=("median", "least", "greatest"))
+        print_rows(rows, columns, as_json=False, right=columns[1:], spare=("median", ("least", "greatest")))
 
 
 def look_line(look: dict[str, Any]) -> dict[str, str]:
@@ -170,7 +171,11 @@ def push_features(
     names: Annotated[list[str] | None, typer.Argument(metavar="VIEW", help="Views; default those that say `online=True`.", show_default=False)] = None,
     json: Json = False,
 ) -> None:
-    """Put the latest row of each entity into the online store of \\[online] in settings.ini; exit status 1 where a view was left out."""
+    """Put the latest row of each entity into the online store of \\[online] in settings.ini; exit status 1 where a view was left out.
+
+    Of each view: `written`, rows that are new or differ; `taken_out`, rows of entities that its table holds no more; `expired`, entities whose row is older
+    than the view's `ttl` by now, so that it is online and nobody is answered with it; `until`, the instant, in UTC, before which all rows had been computed.
+    """
     from ..features.online import open_online
     from ..features.store import FeatureStore, online_names
     from ..terminal import print_rows
@@ -183,10 +188,21 @@ def push_features(
     rows = done if json else [one | {"until": f"{one['until']:%Y-%m-%d %H:%M}"} for one in done]
     empty = "Nothing was pushed." if left_out else "No view says `online=True`. Name one: `mlnb features push VIEW`."
     print_rows(rows, [*columns, "seconds"] if json else columns, json, empty=empty, right=("entities", "written", "taken_out", "expired"), spare=("version", "taken_out", "expired"))
+    if not json and (said := mostly_expired(done)):
+        print(said)
     for name, why in left_out.items():
         print(f"mlnb: `{name}` was left out: {why}", file=sys.stderr)
     if left_out:
         raise typer.Exit(1)
+
+
+def mostly_expired(done: list[dict[str, Any]]) -> str:
+    """What it means, and what to do, where most of the rows that are online by some pushes are past their `ttl`; otherwise nothing."""
+    expired, entities = (sum(one[name] for one in done) for name in ("expired", "entities"))
+    if 2 * expired <= entities:
+        return ""
+    what = f"{expired:,} of {entities:,} rows are older than the `ttl` of their view by now: who asks now gets `expired` and no values."
+    return f"\n{what} Compute newer ones and push again; of data of the past ask as of then, `online_features(…, at=…)`."
 
 
 def push_each(store: "FeatureStore", names: list[str], online: "OnlineStore") -> tuple[list[dict[str, Any]], dict[str, str]]:

@@ -1,5 +1,6 @@
 """`mlnb features skew`: what was served, held against what the warehouse says of the same instants."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -8,6 +9,7 @@ from .app import Json, reading
 from .features import features
 
 COLUMNS = ["view", "version", "entity", "asked_at", "feature", "online", "offline", "kind"]
+KEPT = "What is asked of a store that `open_online` opens is kept from then on: start the server again."
 ALWAYS = ("view", "version", "compared", "skewed")  # of the columns of a view; kinds of difference are shown where there are some
 
 
@@ -28,7 +30,7 @@ def show_skew(
     with reading() as wh:
         log = open_request_log(wh.workspace)
         if log is None:
-            raise SettingsError("settings.ini", "online.requests", "nothing", "a folder, such as `data/requests`", "Requests are kept from then on.")
+            raise SettingsError("settings.ini", "online.requests", "nothing", "a folder, such as `data/requests`", KEPT)
         skew = find_skew(FeatureStore(wh), logged_requests(log.folder, to_instant(since) if since else None))
     frame = (skew.to_frame() if each else skew.by_view()).astype(object)
     if each:
@@ -38,9 +40,15 @@ def show_skew(
     if each and not json:
         rows = [row | dict(zip(("online", "offline"), apart(row["online"], row["offline"]), strict=True)) for row in rows]
     columns = COLUMNS if each else [name for name in frame.columns if name in ALWAYS or any(frame[name])]
-    print_rows(rows, columns, json, empty="No difference." if each else "Nothing was asked.", spare=("version",))
+    print_rows(rows, columns, json, empty="No difference." if each and skew.requests else none_kept(log.folder, since), spare=("version",))
     if skew.differences:
         raise typer.Exit(1)
+
+
+def none_kept(folder: Path, since: str) -> str:
+    """That a log holds no request, and who writes into it."""
+    asked = f" that was asked since {since}" if since else ""
+    return f"`{folder}` holds no request{asked}. A store that `open_online` opens keeps what it is asked there, if it was opened since `requests` is set; a reader of another store is given `log=open_request_log(workspace)`."
 
 
 def apart(online: Any, offline: Any) -> tuple[str, str]:

@@ -26,6 +26,7 @@ from ml_notebooks.errors import (
     NotPushed,
     NotServable,
     UnknownFeature,
+    did_you_mean,
 )
 from .instants import check_instant, instant_of, microseconds
 from .on_demand import OnDemand, compute, plain_value
@@ -48,10 +49,11 @@ if TYPE_CHECKING:
 def open_online(workspace: Workspace) -> OnlineStore:
     """The online store of a workspace. Raises `MissingExtra` for a Redis without the package; its calls raise `OnlineUnavailable`."""
     settings = workspace.settings.online
-    if "://" not in settings.store:
-        return EmbeddedStore(workspace.path(settings.store))
     password = settings.password.get_secret_value() if settings.password else None
-    return RedisStore(settings.store, password, workspace.settings.workspace.name)
+    in_redis = "://" in settings.store
+    store: OnlineStore = RedisStore(settings.store, password, workspace.settings.workspace.name) if in_redis else EmbeddedStore(workspace.path(settings.store))
+    store.log = open_request_log(workspace)
+    return store
 
 # %% ../../nbs/library/features/23_online.ipynb #7a8bf366
 Status = Literal["present", "expired", "missing", "ahead"]
@@ -208,7 +210,7 @@ class Reader:
         """The features of some entities at an instant.
 
         Raises `BadRequest` for what is no entity, `MissingEntity`, `BadEntity` for a value of the wrong type, `BadTime`, `BadOnDemand`,
-        `NotPushed` where a version was taken offline meanwhile, and `OnlineUnavailable`.
+        `NotPushed` where a version was taken offline meanwhile, `OnlineUnavailable`, and `DiskFull` where the log takes no more.
         """
         asked = time.time_ns() // 1000 if at is None else microseconds(check_instant(at))
         many = [entities] if isinstance(entities, Mapping) else entities
@@ -289,7 +291,7 @@ def online_reader(
     online: OnlineStore,
     features: str | Sequence[str] | TrainingSet,  # `view` or `view:feature`; or what a model was trained on: what was joined, not what the spine or `finish` gave
     versions: Mapping[str, str] | None = None,  # view -> version; default that of the training set, else the last pushed
-    log: RequestLog | None = None,  # to which every read is appended
+    log: RequestLog | None = None,  # to which every read is appended; default that of the store, which `open_online` gives it where [online] names `requests`
     on_demand: Sequence[OnDemand] = (),  # computed from what is read and what the request holds, in this order
 ) -> Reader:
     """What reads these features.
@@ -314,7 +316,7 @@ def online_reader(
             raise UnknownFeature(one, [f"{view}:{name}" for name in known])
         wanted.setdefault(view, []).extend([feature] if feature else known)
     ordered = {view: trained[view] if view in trained else [name for name in _types(layouts[view]) if name in names] for view, names in wanted.items()}
-    return Reader(online, list(layouts.values()), {view: list(names) for view, names in ordered.items()}, log, on_demand)
+    return Reader(online, list(layouts.values()), {view: list(names) for view, names in ordered.items()}, log or online.log, on_demand)
 
 
 def online_features(
@@ -356,15 +358,12 @@ def _fits(layout: Layout, trained: Mapping[str, str]) -> bool:
 
 def _layout(held: list[Held], view: str, version: str, trained: Mapping[str, str], table: str) -> Layout:
     """The layout of a version that is online; of the last pushed, where none is named. Raises `NotServable` for one without the features that a training set was made with."""
-    names = {one.layout.view for one in held}
-    if names and view not in names and not version:
-        raise UnknownFeature(view, names)
     there = [one for one in held if one.layout.view == view]
     complete = [one.layout for one in there if one.pushed_at and version in ("", one.layout.version)]
     if not complete:
         do = "" if not version else f"While its table still holds that version, `mlnb features push {view}` puts it there; otherwise train again with the version that is."
-        error = not_pushed(view, version, there)
-        raise NotPushed(view, version, error.found, do)
+        nearest = "" if there else did_you_mean(view, {one.layout.view for one in held})
+        raise NotPushed(view, version, f"{not_pushed(view, version, there).found} {nearest}".strip(), do)
     if not (fitting := [one for one in complete if _fits(one, trained)]):
         is_there = _types(complete[-1])
         column = next(name for name, kind in trained.items() if is_there.get(name) != kind)

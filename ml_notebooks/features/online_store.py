@@ -12,13 +12,16 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet, WeakValueDictionary
 
 import lmdb
 
 from ..errors import DiskFull, OnlineFull, OnlineUnavailable
 from .online_rows import stamp_of
+
+if TYPE_CHECKING:
+    from ml_notebooks.features.request_log import RequestLog
 
 # %% ../../nbs/library/features/19_online_store.ipynb #70b4bc50
 NEVER = -(2**63)  # microseconds before any instant
@@ -27,6 +30,8 @@ NOTE = b"note:"  # with which the key of a note begins, and no place
 
 class OnlineStore(Protocol):
     """Where the latest rows of entities are kept, those of each version of a view in a place."""
+
+    log: "RequestLog | None"  # to which its readers append what they are asked
 
     def read(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         """The rows under some keys, all as of one moment; None where there is none."""
@@ -146,6 +151,8 @@ def _under(transaction: lmdb.Transaction, prefix: bytes) -> Iterator[bytes]:
 # %% ../../nbs/library/features/19_online_store.ipynb #80ac5576
 class EmbeddedStore:
     """An online store in a folder of this machine. Its calls raise `OnlineUnavailable`, `OnlineFull` and `DiskFull`."""
+
+    log: "RequestLog | None" = None  # to which its readers append what they are asked
 
     def __init__(
         self,

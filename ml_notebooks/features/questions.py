@@ -75,7 +75,9 @@ def stage_spine(store: FeatureStore, question: Question) -> dict[str, str]:  # i
     try:
         columns = check_spine(store.wh, query, question.views, question.at)
         if missing := [column for column in (*question.answers, *question.key) if column not in columns]:
-            raise BadSpine(missing, columns)
+            given = {"label": [question.label], "label_known": [question.label_known], "key": question.key}
+            naming = " and ".join(f"`{name}`" for name, those in given.items() if {*those} & {*missing})
+            raise BadSpine(missing, columns, do=f"The spine must have what {naming} name{'s' * (' and ' not in naming)}: correct that, or give it to the spine.")
         order = ", ".join(map(identifier, dict.fromkeys([question.at, *columns])))
         store.wh._connection.execute(f"CREATE OR REPLACE TEMP TABLE {SPINE} AS FROM ({query}) ORDER BY {order}")
     finally:

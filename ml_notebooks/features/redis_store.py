@@ -12,10 +12,13 @@ from contextlib import contextmanager
 from hashlib import sha1
 from importlib.util import find_spec
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtra, OnlineUnavailable, SettingsError, masked
 from .online_store import NEVER, NOTE
+
+if TYPE_CHECKING:
+    from ml_notebooks.features.request_log import RequestLog
 
 # %% ../../nbs/library/features/20_redis_store.ipynb #9661628d
 _HALVES = """
@@ -103,6 +106,8 @@ _BATCH = 1_000  # rows of one command; Redis does nothing else meanwhile
 
 class RedisStore(_Redis):
     """An online store in a Redis. Its calls raise `OnlineUnavailable`; making one `MissingExtra`, and `SettingsError` for an address that is none."""
+
+    log: "RequestLog | None" = None  # to which its readers append what they are asked
 
     def read(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         """The rows under some keys, all as of one moment; None where there is none."""

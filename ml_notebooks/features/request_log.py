@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -105,7 +106,12 @@ class RequestLog:
 def open_request_log(workspace: Workspace) -> RequestLog | None:
     """The log that `requests` in [online] of settings.ini names; None where it names none."""
     folder = workspace.settings.online.requests
-    return RequestLog(workspace.path(folder)) if folder else None
+    return _log_in(workspace.path(folder)) if folder else None
+
+
+@cache
+def _log_in(folder: Path) -> RequestLog:
+    return RequestLog(folder)
 
 
 _MEND = "Take it out, or bring the file back from a copy: no reader writes such a line."

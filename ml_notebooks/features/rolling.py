@@ -13,7 +13,7 @@ from typing import Literal
 import duckdb
 
 from ..data.catalog import as_names, identifier
-from ..errors import BadTransform, UnknownFeature, did_you_mean
+from ..errors import BadTransform, did_you_mean
 
 # %% ../../nbs/library/features/03_rolling.ipynb #23017209
 def rolling_query(
@@ -78,13 +78,14 @@ def last(
 ) -> dict[str, tuple[str, timedelta]]:  # feature -> SQL aggregate and width of its window
     """Aggregates over a window that ends now, called `<column>_<aggregate>_<window>`.
 
-    Raises `UnknownFeature` for an aggregate that is not known, and `BadTransform` for a window that is none.
+    Raises `BadTransform` for an aggregate that is not known and for a window that is none.
     """
     width, made = _width(number, unit), {}
     for column, wanted in columns.items():
         for name in as_names(wanted):
             if name not in _AGGREGATES:
-                raise UnknownFeature(name, _AGGREGATES)
+                do = f"Give {', '.join(_AGGREGATES)}; any other in SQL, as in `{{\"worst\": (\"max(late)\", timedelta(days=7))}}`."
+                raise BadTransform("last", f"There is no aggregate {name!r}. {did_you_mean(str(name), _AGGREGATES)}".strip(), do)
             made[f"{column}_{name}_{number}{_UNITS[unit]}"] = (_AGGREGATES[name].format(identifier(column)), width)
     return made
 

@@ -117,7 +117,7 @@ def provenance(
     made, read = (tuple(t for t in known if t.name == table and t.writes is writes) for writes in (True, False))
     there = table in wh
     if not (made or read or there):
-        raise UnknownTable(table, {*wh.names(), *(t.name for t in known)})
+        raise UnknownTable(table, wh.names(), [t.name for t in known])
     sources, dependents = (_reach(known, table, upwards) for upwards in (True, False))
     return Provenance(table, made, read, sources, dependents, *(_publisher(wh, table, made) if there else ()))
 
