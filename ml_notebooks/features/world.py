@@ -17,7 +17,6 @@ from ..data.inspection import newest_snapshot
 from ..data.queries import Reading, as_query, what_is_read
 from ..errors import BadSpine, BadView, NaiveTime, UnknownColumn
 from .instants import check_instant
-from .on_demand import OnDemand
 from .questions import JOINED, SPINE, Question, forget, stage_answer, stage_spine
 from .store import FeatureStore
 from .view import FeatureView, in_order
@@ -85,20 +84,20 @@ _STATE = re.compile(r"\bAT\s*\(\s*(VERSION|TIMESTAMP)\s*=>", re.IGNORECASE)
 def sources_of(store: FeatureStore, question: Question) -> Reading:
     """What a question, its `finish`, its views and on-demand features read, but for the tables of the views. Raises `BadView`."""
     views = in_order(*question.views)
-    queries = {view.name: str(view.query) for view in views if view.query} | {"finish": question.finish(f"FROM {JOINED}")}
+    queries = [(view.name, str(view.query)) for view in views if view.query] + [("finish", question.finish(f"FROM {JOINED}"))]
     if isinstance(question.spine, str):
-        queries["spine"] = as_query(question.spine)
-    for name, query in queries.items():
+        queries.append(("spine", as_query(question.spine)))
+    for name, query in queries:
         if _LAKE.search(query):
             raise BadView(name, "A query names the catalogue `lake`.", "Leave it out: `clean.orders`.")
         if _STATE.search(query):
             raise BadView(name, "A query names a state of a table, and another world has none.", "Publish that state as a table, or leave `AT (…)` out.")
-    found = [what_is_read(store.wh._connection, query) for query in queries.values()]
+    found = [what_is_read(store.wh._connection, query) for _, query in queries]
     tables = {one for view in views for one in view.reads if isinstance(one, str)}.union(*(each.tables for each in found)) - {view.table for view in views}
-    functions = [one.name for one in (*views, *question.on_demand) if isinstance(one, OnDemand) or one.transform]
+    functions = [*(view.name for view in views if view.transform), *(one.name for one in question.on_demand)]
     unseen = {f"what the function of `{name}` reads by itself" for name in functions}.union(*(each.unseen for each in found))
-    files, relations = (frozenset().union(*(getattr(each, kind) for each in found)) for kind in ("files", "relations"))
-    return Reading(frozenset(tables), files, frozenset(unseen), relations - {JOINED.rpartition(".")[2]})
+    files, relations = {one for each in found for one in each.files}, {one for each in found for one in each.relations}
+    return Reading(frozenset(tables), frozenset(files), frozenset(unseen), frozenset(relations - {JOINED.rpartition(".")[2]}))
 
 
 def check_known(store: FeatureStore, table: str, column: str) -> None:
