@@ -472,7 +472,7 @@ def test_a_certificate_names_what_it_could_not_change(wh, tmp_path, kind):
     features = [view, *([outside] if {"view", "transform"} & {*read} else []), *([mean] if "on_demand" in read else [])]
     finish = {"finish": lambda joined: read["finish"].format(joined=joined, file=file)} if "finish" in read else {}
     spine = read.get("spine", "{asks}").format(asks=asks, file=file)
-    paper = training_set(store, "features.outside_set", spine, features, known={"clean.inside": "known_at"}, key="number", **finish).certificate
+    paper = training_set(store, "features.outside_set", spine, features, known={"clean.inside": "known_at"}, key="number", cuts=[datetime(2013, 1, 1, 0, 30, tzinfo=timezone.utc)], **finish).certificate
     assert paper.holds and paper.assumed == (named.format(file=file),) and paper.assumed[0] in repr(paper), paper
 
 
@@ -486,13 +486,13 @@ def test_another_world_has_no_states(wh):
 
 def test_a_certificate_finds_a_maximum_of_all_times(wh):
     found = []
-    for seed in range(8):
+    for seed in range(5):
         wh.publish("clean.peaks", f"SELECT 'a' AS key, TIMESTAMPTZ '2013-01-01' + to_hours(range) AS known_at, hash(range + 1000 * {seed}) / 1e19 AS n FROM range(300)")
         view, store = FeatureView("peaks", "key", "known_at", "SELECT key, known_at, max(n) OVER () AS highest FROM clean.peaks", timedelta(days=9)), FeatureStore(wh)
         materialize(store, view)
         paper = training_set(store, "features.peaks_set", "SELECT key, known_at AS asked_at FROM clean.peaks", view, known={"clean.peaks": "known_at"}).certificate
         found.append(paper.columns == ("peaks_highest",))
-    assert len(paper.trials) == 3 and sum(found) >= 6, found
+    assert len(paper.trials) == 3 and sum(found) >= 4, found
 
 
 def test_of_the_near_future_half_stays_and_of_the_far_one_an_eighth(wh):
