@@ -476,6 +476,15 @@ def test_a_certificate_names_what_it_could_not_change(wh, tmp_path, kind):
     assert paper.holds and paper.assumed == (named.format(file=file),) and paper.assumed[0] in repr(paper), paper
 
 
+def test_views_and_columns_may_be_called_as_what_the_worlds_use(wh):
+    store, view, query = facts_of(wh, "spine", ", 1 AS twin, 2 AS place")
+    early = replace(view, name="finish", query="SELECT key, known_at - INTERVAL 9 MINUTE AS known_at, n AS twin FROM clean.spine")
+    materialize(store, early)
+    asks = f"SELECT *, number % 7 AS twin, 1 AS place FROM ({query.format(60)})"
+    honest, liar = (training_set(store, "features.called", asks, [one], known={"clean.spine": "known_at"}, key=("number", "twin")).certificate for one in (view, early))
+    assert honest.holds and honest.known == {"clean.spine": "known_at"} and liar.columns == ("finish_twin",)
+
+
 def test_another_world_has_no_states(wh):
     store, view, query = facts_of(wh, "stated")
     before = f"SELECT * FROM ({query.format(9)}) SEMI JOIN (FROM clean.stated AT (VERSION => {wh.version('clean.stated')})) USING (key)"
