@@ -20,7 +20,7 @@ SKIP_TAGS = {"skip", "skip-execution"}
 SHOW_SETTINGS = {"02_settings", "02_catalog", "03_messages"}  # notebooks that show the settings which a reader has
 NEED_FLIGHTS = {"tests/test_dashboard.py", "tests/test_flights.py"}
 # To measure coverage takes these half as long again: their libraries call thousands of functions for each of ours, or they run the same lines for many examples.
-NOT_MEASURED = {f"test_{name}.py" for name in ("cache", "clean", "event_streams", "events", "feature_mistakes", "features", "generate", "ingest", "leaks", "online", "point_in_time_cases", "privacy_audit", "privacy_erasure", "privacy_find", "select", "skew", "transform", "upkeep")}
+NOT_MEASURED = {f"test_{name}.py" for name in ("cache", "clean", "event_streams", "events", "feature_mistakes", "features", "generate", "leaks", "point_in_time_cases", "privacy_find", "select", "skew", "transform")}
 
 # Queries of tests are small: threads that hand them to one another take longer than the queries, and there are other test processes.
 os.environ.setdefault("MLNB_WAREHOUSE__THREADS", "1")

@@ -29,6 +29,7 @@ from ml_notebooks.errors import (
     NotPushed,
     NotServable,
     OnlineUnavailable,
+    UnknownTrainingSet,
 )
 from ml_notebooks.features import push as pushing
 from ml_notebooks.features.instants import microseconds
@@ -595,6 +596,22 @@ def test_a_model_is_served_the_columns_that_it_was_trained_on_or_nothing(tmp_pat
             assert reader.columns == made.columns[2:] and reader.read([(1,)], START).rows == [wh.table("features.ts").fetchall()[0][2:]]
         older = replace(made, features=None)  # of books that do not say: all that is there is read
         assert "s_age" in online_reader(online, older).columns
+
+
+def test_a_model_is_served_what_it_was_trained_on_after_its_set_was_made_anew(tmp_path):
+    with open_warehouse(make_workspace(tmp_path)) as wh, contextlib.closing(EmbeddedStore(tmp_path / "online")) as online:
+        store, sets = FeatureStore(wh), []
+        wh.publish("clean.s", ONE_ROW + "5.0::DOUBLE AS v")
+        for sign in ("", "-"):
+            view = FeatureView("s", "k", "known_at", f"SELECT k, known_at, {sign}v AS v FROM clean.s")
+            materialize(store, view)
+            push(store, view, online, at=START)
+            sets.append(training_set(store, "features.ts", "SELECT 1 AS k, TIMESTAMPTZ '2013-07-01 12:00:00Z' AS asked_at", "s"))
+        first, last = (find_training_set(store, "features.ts", made.digest, made.views) for made in sets)
+        assert [first, last] == sets and find_training_set(store, "features.ts") == last
+        assert [online_reader(online, made).read([(1,)], START).rows for made in (first, last)] == [[(5.0,)], [(-5.0,)]]
+        with pytest.raises(UnknownTrainingSet, match=rf"`features\.ts {first.digest}` was not made.*There is one: `features\.ts`"):
+            find_training_set(store, "features.ts", first.digest, last.views)
 
 
 def test_a_training_set_of_on_demand_features_alone_is_served(tmp_path):
